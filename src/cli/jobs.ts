@@ -1,0 +1,61 @@
+/** `holdfast jobs`: the principal's jobs, newest first. */
+import Table from "cli-table3";
+import { Command, InvalidArgumentError, Option } from "commander";
+import type { ListedJob } from "../protocol/index.ts";
+import { type ConnectionFlags, findTarget, openSession, withConnectionFlags } from "./connection.ts";
+import { shortened, type Terminal } from "./terminal.ts";
+
+const STATUSES = ["pending", "running", "success", "error", "cancelled", "timed_out"] as const;
+
+interface JobsFlags extends ConnectionFlags {
+  status: (typeof STATUSES)[number][];
+  agent?: string;
+  limit: number;
+}
+
+function limitOf(text: string): number {
+  const limit = Number(text);
+  if (!/^\d+$/.test(text) || limit < 1 || limit > 1000) throw new InvalidArgumentError("Give a number from 1 to 1000.");
+  return limit;
+}
+
+export function jobsCommand(terminal: Terminal): Command {
+  return withConnectionFlags(new Command("jobs"))
+    .description("List your jobs, newest first.")
+    .addOption(new Option("--status <status...>", "only jobs in these states").choices(STATUSES).default([], "all"))
+    .option("--agent <agent>", "only jobs of this agent, NAME or NAME@VERSION")
+    .option("--limit <n>", "how many to list", limitOf, 20)
+    .action((flags: JobsFlags) => run(flags, terminal));
+}
+
+async function run(flags: JobsFlags, terminal: Terminal): Promise<void> {
+  await using session = await openSession(await findTarget(flags, process.env));
+  const { jobs, nextCursor } = await session.listJobs({
+    limit: flags.limit,
+    status: flags.status.length === 0 ? undefined : flags.status,
+    agent: flags.agent,
+  });
+  if (flags.json) {
+    for (const job of jobs) terminal.json(job);
+    return;
+  }
+  if (jobs.length === 0) {
+    terminal.remark("No jobs.");
+    return;
+  }
+  terminal.block(tableOf(jobs));
+  if (nextCursor !== null) terminal.remark(`There are more; --limit shows up to 1000.`);
+}
+
+function tableOf(jobs: readonly ListedJob[]): string {
+  const table = new Table({ head: ["job", "agent", "status", "submitted"], style: { head: [], border: [] } });
+  for (const job of jobs) {
+    table.push([
+      shortened(job.job_id, 64),
+      shortened(job.agent, 40),
+      shortened(job.status, 12),
+      shortened(job.created_at.replace("T", " ").replace(/\.\d+Z$/, " UTC"), 24),
+    ]);
+  }
+  return table.toString();
+}

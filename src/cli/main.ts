@@ -1,0 +1,52 @@
+/** The `holdfast` command. One file per subcommand; this one only puts them together. */
+import { Command, CommanderError, InvalidArgumentError } from "commander";
+import { VERSION } from "../runtime/index.ts";
+import { demoCommand } from "./demo/command.ts";
+import { jobsCommand } from "./jobs.ts";
+import { oneLine, Problem } from "./problem.ts";
+import { serveCommand } from "./serve.ts";
+import { submitCommand } from "./submit.ts";
+import { terminalOn } from "./terminal.ts";
+import { watchCommand } from "./watch.ts";
+
+const terminal = terminalOn(process.stdout, process.stderr);
+
+// Whoever reads our output may leave early (`| head`): that is no failure of ours.
+process.stdout.on("error", (error: NodeJS.ErrnoException) => {
+  if (error.code !== "EPIPE") throw error;
+  process.exit(0);
+});
+
+const program = new Command("holdfast")
+  .description("Keeps the sessions between people, clients and AI agents.")
+  .version(VERSION)
+  .exitOverride()
+  .configureOutput({
+    // The parser's complaints are told below, in one line and with what to do.
+    outputError: () => undefined,
+  })
+  .addCommand(serveCommand(terminal))
+  .addCommand(submitCommand(terminal))
+  .addCommand(jobsCommand(terminal))
+  .addCommand(watchCommand(terminal))
+  .addCommand(demoCommand(terminal));
+
+for (const command of program.commands) command.exitOverride().configureOutput({ outputError: () => undefined });
+
+try {
+  await program.parseAsync();
+} catch (error) {
+  process.exitCode = report(error);
+}
+
+function report(error: unknown): number {
+  if (error instanceof CommanderError && !(error instanceof InvalidArgumentError)) {
+    // Help and version are told already, and were asked for.
+    if (error.exitCode === 0) return 0;
+    if (error.code === "commander.help") return 2;
+    terminal.remark(`holdfast: ${oneLine(error).replace(/^error: /, "")} See \`holdfast --help\`.`);
+    return 2;
+  }
+  terminal.remark(`holdfast: ${oneLine(error)}`);
+  return error instanceof Problem ? error.exitStatus : 1;
+}

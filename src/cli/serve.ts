@@ -1,0 +1,261 @@
+/**
+ * `holdfast serve`: a runtime on a SQLite file, for the programs of this machine. Standard output has the
+ * banner, standard error the log. The first SIGTERM or Ctrl-C drains, the second forces.
+ */
+import { readFile } from "node:fs/promises";
+import { userInfo } from "node:os";
+import path from "node:path";
+import { Command, InvalidArgumentError } from "commander";
+import pino from "pino";
+import pretty from "pino-pretty";
+import { registerDemoAgents } from "../agents/index.ts";
+import { systemClock } from "../clock.ts";
+import type { Logger } from "../logger.ts";
+import { type Authenticator, Runtime } from "../runtime/index.ts";
+import {
+  bearerTokens,
+  firstOf,
+  generateToken,
+  type HoldfastServer,
+  parseTokenPairs,
+  type ServeOptions,
+  serve,
+  tokensFromFile,
+} from "../server/index.ts";
+import { sqlite } from "../store/sqlite/index.ts";
+import { ensureHome, homeDirectory, removeDiscovery, runningServer, writeDiscovery } from "./discovery.ts";
+import { oneLine, Problem } from "./problem.ts";
+import type { Terminal } from "./terminal.ts";
+
+interface ServeFlags {
+  port: number;
+  host: string;
+  store?: string;
+  demo: boolean;
+  drain: number;
+  token: Record<string, string>;
+  tokenFile?: string;
+  allowHost: string[];
+  allowOrigin: string[];
+  insecurePlaintext: boolean;
+  tlsCert?: string;
+  tlsKey?: string;
+  logLevel: string;
+  json: boolean;
+}
+
+function portNumber(text: string): number {
+  const port = Number(text);
+  if (!/^\d{1,5}$/.test(text) || port > 65_535) throw new InvalidArgumentError("A port is 0 (any free one) to 65535.");
+  return port;
+}
+
+function seconds(text: string): number {
+  const value = Number(text);
+  if (text.trim() === "" || !Number.isFinite(value) || value < 0)
+    throw new InvalidArgumentError("Give a number of seconds.");
+  return value;
+}
+
+function tokenPair(text: string, before: Record<string, string>): Record<string, string> {
+  try {
+    return { ...before, ...parseTokenPairs(text) };
+  } catch (error) {
+    throw new InvalidArgumentError(oneLine(error));
+  }
+}
+
+const collect = (text: string, before: string[]): string[] => [...before, text];
+
+export function serveCommand(terminal: Terminal): Command {
+  return new Command("serve")
+    .description("Serve agents on this machine, with everything kept in one SQLite file.")
+    .option("--port <port>", "0 takes any free one", portNumber, 7777)
+    .option("--host <address>", "where to listen; others than loopback need TLS", "127.0.0.1")
+    .option("--store <file>", "the SQLite file (default: holdfast.db in HOLDFAST_HOME or ~/.holdfast)")
+    .option("--demo", "offer the agents echo, burst, ticker and survey", false)
+    .option("--drain <seconds>", "how long running jobs may go on after the first signal", seconds, 10)
+    .option("--token <token=principal>", "accept a token (repeatable, for development)", tokenPair, {})
+    .option("--token-file <file>", "accept the tokens of a JSON file, which only you can read")
+    .option("--allow-host <name>", "a further name under which the server is reached (repeatable)", collect, [])
+    .option("--allow-origin <origin>", "a further origin whose pages may connect (repeatable)", collect, [])
+    .option("--insecure-plaintext", "allow another address than loopback without TLS", false)
+    .option("--tls-cert <file>", "certificate (PEM)")
+    .option("--tls-key <file>", "its key (PEM)")
+    .option("--log-level <level>", "debug, info, warn or error", "info")
+    .option("--json", "print one JSON object instead of the banner", false)
+    .addHelpText("after", "\nHOLDFAST_TOKENS=TOKEN=PRINCIPAL,… gives tokens too. Without any, one is made.")
+    .action((flags: ServeFlags) => run(flags, terminal));
+}
+
+/** pino on standard error: for people where one is watching, JSON lines otherwise. */
+function loggerFor(level: string): Logger {
+  if (!Object.hasOwn(pino.levels.values, level))
+    throw new Problem(`--log-level: ${level} is no level; use debug, info, warn or error.`, 2);
+  const stream = process.stderr.isTTY
+    ? pretty({ destination: 2, sync: true, translateTime: "SYS:HH:MM:ss.l", ignore: "pid,hostname" })
+    : pino.destination({ fd: 2, sync: true });
+  return pino({ level }, stream);
+}
+
+/** Who is let in, and a token that the commands of this user find by themselves. */
+interface Access {
+  auth: Authenticator;
+  localToken: string;
+  principal: string;
+  /** No token was given, so this one was made and has to be told. */
+  generated: boolean;
+}
+
+async function accessFor(flags: ServeFlags, environment: NodeJS.ProcessEnv, logger: Logger): Promise<Access> {
+  const fromEnvironment = environment["HOLDFAST_TOKENS"];
+  let given: Record<string, string>;
+  try {
+    given = { ...(fromEnvironment ? parseTokenPairs(fromEnvironment) : {}), ...flags.token };
+  } catch (error) {
+    throw new Problem(`HOLDFAST_TOKENS: ${oneLine(error)}`, 2);
+  }
+  const authenticators = [bearerTokens(given)];
+  if (flags.tokenFile !== undefined) {
+    try {
+      authenticators.push(await tokensFromFile(flags.tokenFile, { logger }));
+    } catch (error) {
+      throw new Problem(`--token-file: ${oneLine(error)}`, 2, error);
+    }
+  }
+  // A token that was given in the clear serves the local commands as well; a file may hold only hashes.
+  const [first] = Object.entries(given);
+  if (first !== undefined) {
+    return { auth: firstOf(authenticators), localToken: first[0], principal: first[1], generated: false };
+  }
+  const localToken = generateToken();
+  const principal = userInfo().username;
+  authenticators.push(bearerTokens({ [localToken]: principal }));
+  return { auth: firstOf(authenticators), localToken, principal, generated: flags.tokenFile === undefined };
+}
+
+async function tlsFor(flags: ServeFlags): Promise<Pick<ServeOptions, "tls">> {
+  if (flags.tlsCert === undefined && flags.tlsKey === undefined) return {};
+  if (flags.tlsCert === undefined || flags.tlsKey === undefined) {
+    throw new Problem("--tls-cert and --tls-key go together.", 2);
+  }
+  try {
+    return { tls: { cert: await readFile(flags.tlsCert), key: await readFile(flags.tlsKey) } };
+  } catch (error) {
+    throw new Problem(`--tls-cert, --tls-key: ${oneLine(error)}`, 2, error);
+  }
+}
+
+function startProblem(error: unknown, flags: ServeFlags): Problem {
+  const { code } = error as NodeJS.ErrnoException;
+  if (code === "EADDRINUSE") {
+    return new Problem(
+      `Port ${flags.port} on ${flags.host} is taken; give another with --port, or 0 for any.`,
+      1,
+      error,
+    );
+  }
+  if (error instanceof RangeError) {
+    return new Problem(
+      `--host ${flags.host}: others could read tokens on their way; give --tls-cert and --tls-key, or --insecure-plaintext.`,
+      2,
+      error,
+    );
+  }
+  return new Problem(`The server cannot start: ${oneLine(error)}`, 1, error);
+}
+
+async function run(flags: ServeFlags, terminal: Terminal): Promise<void> {
+  const logger = loggerFor(flags.logLevel);
+  const home = homeDirectory(process.env);
+  await ensureHome(home);
+  const storeFile = path.resolve(flags.store ?? path.join(home, "holdfast.db"));
+  const access = await accessFor(flags, process.env, logger);
+  const tls = await tlsFor(flags);
+  const older = await runningServer(home).catch((error: unknown) => {
+    logger.warn({ err: error }, "the discovery file of an earlier server cannot be used; it is replaced");
+    return undefined;
+  });
+
+  const runtime = new Runtime({ store: sqlite(storeFile, { logger }), auth: access.auth, logger });
+  if (flags.demo) registerDemoAgents(runtime, { directory: process.cwd() });
+  let server: HoldfastServer;
+  try {
+    server = await serve(runtime, {
+      port: flags.port,
+      host: flags.host,
+      allowedHosts: flags.allowHost,
+      allowedOrigins: flags.allowOrigin,
+      insecurePlaintext: flags.insecurePlaintext,
+      logger,
+      ...tls,
+    });
+  } catch (error) {
+    throw startProblem(error, flags);
+  }
+  await writeDiscovery(home, {
+    url: server.url,
+    token: access.localToken,
+    pid: process.pid,
+    started_at: new Date(systemClock.wall()).toISOString(),
+  });
+  if (older !== undefined) {
+    logger.warn(
+      { pid: older.pid, url: older.url },
+      "another server of yours runs; commands without --url now find this one",
+    );
+  }
+
+  const stopped = stopOnSignals(server, flags.drain * 1_000, home, logger);
+  if (flags.json) {
+    terminal.json({
+      url: server.url,
+      port: server.port,
+      store: storeFile,
+      pid: process.pid,
+      principal: access.principal,
+    });
+  } else {
+    banner(terminal, server, storeFile, access, flags);
+  }
+  await stopped;
+}
+
+function banner(
+  terminal: Terminal,
+  server: HoldfastServer,
+  storeFile: string,
+  access: Access,
+  flags: ServeFlags,
+): void {
+  terminal.line(`holdfast serves ${server.url}`);
+  terminal.line(`  store   ${storeFile}`);
+  terminal.line(
+    `  agents  ${flags.demo ? "echo, burst, ticker, survey" : "none; --demo offers four, your own program registers more"}`,
+  );
+  if (access.generated) terminal.line(`  token   ${access.localToken}  (${access.principal}; made for this run)`);
+  if (flags.demo) terminal.line("  try     holdfast submit survey --follow");
+  terminal.line("  stop    Ctrl-C");
+}
+
+/** Resolves once the server has stopped, as a signal asked, and nobody can find it any more. */
+function stopOnSignals(server: HoldfastServer, drainMs: number, home: string, logger: Logger): Promise<void> {
+  const { promise, resolve, reject } = Promise.withResolvers<void>();
+  let signals = 0;
+  const onSignal = (signal: NodeJS.Signals) => {
+    signals += 1;
+    const undiscovered = removeDiscovery(home, process.pid).catch((error: unknown) =>
+      logger.warn({ err: error }, "the discovery file stays behind"),
+    );
+    if (signals > 1) {
+      logger.warn({ signal }, "stopping at once");
+      undiscovered.then(() => process.exit(1), reject);
+      return;
+    }
+    logger.info({ signal, drain_ms: drainMs }, "stopping; once more stops at once");
+    Promise.all([undiscovered, server.stop({ drainMs })]).then(() => resolve(), reject);
+  };
+  process.on("SIGINT", onSignal);
+  process.on("SIGTERM", onSignal);
+  return promise;
+}

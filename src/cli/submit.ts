@@ -1,0 +1,51 @@
+/** `holdfast submit AGENT [JSON]`: one job, and with `--follow` its events to its end (CLI-3). */
+import { text as readAll } from "node:stream/consumers";
+import { Command } from "commander";
+import { ArcpError } from "../protocol/index.ts";
+import { type ConnectionFlags, findTarget, openSession, withConnectionFlags } from "./connection.ts";
+import { follow } from "./follow.ts";
+import { oneLine, Problem } from "./problem.ts";
+import type { Terminal } from "./terminal.ts";
+
+interface SubmitFlags extends ConnectionFlags {
+  follow: boolean;
+  key?: string;
+}
+
+export function submitCommand(terminal: Terminal): Command {
+  return withConnectionFlags(new Command("submit"))
+    .description("Submit a job. JSON is the agent's input; `-` reads it from standard input.")
+    .argument("<agent>", "NAME or NAME@VERSION")
+    .argument("[json]", "the agent's input", "{}")
+    .option("--follow", "show events to the job's end; Ctrl-C cancels the job", false)
+    .option("--key <key>", "idempotency key: the same key never starts a second job")
+    .action(async (agent: string, json: string, flags: SubmitFlags) => {
+      process.exitCode = await run(agent, json, flags, terminal);
+    });
+}
+
+async function parseInput(json: string): Promise<unknown> {
+  const source = json === "-" ? await readAll(process.stdin) : json;
+  try {
+    return JSON.parse(source);
+  } catch (error) {
+    throw new Problem(`The input is not JSON (${oneLine(error)}); quote it, as in '{"n":3}'.`, 2, error);
+  }
+}
+
+async function run(agent: string, json: string, flags: SubmitFlags, terminal: Terminal): Promise<number> {
+  const input = await parseInput(json);
+  const target = await findTarget(flags, process.env);
+  await using session = await openSession(target);
+  let job: Awaited<ReturnType<typeof session.submit>>;
+  try {
+    job = await session.submit(agent, input, flags.key === undefined ? {} : { idempotencyKey: flags.key });
+  } catch (error) {
+    if (error instanceof ArcpError) throw new Problem(`${error.code}: ${error.message}`, 1, error);
+    throw error;
+  }
+  if (flags.json) terminal.json({ type: "accepted", ...job.accepted });
+  else if (flags.follow) terminal.line(`${job.agent} runs as ${job.id}`);
+  else terminal.line(`${job.agent} runs as ${job.id}; see it with: holdfast watch ${job.id}`);
+  return flags.follow ? await follow(job, terminal, { json: flags.json, onInterrupt: "cancel" }) : 0;
+}

@@ -1,0 +1,28 @@
+/** `holdfast/client`: connect, and sessions that heal themselves. Runs in browsers too (CLT-8). */
+export { ArcpError, type ErrorCode } from "../protocol/errors.ts";
+export type { Feature } from "../protocol/features.ts";
+export type {
+  AcceptedPayload,
+  AgentInfo,
+  FinalStatus,
+  JobStatus,
+  Lease,
+  ListedJob,
+  SubscribedPayload,
+} from "../protocol/messages.ts";
+export type { Transport, TransportEvents } from "../transport/transport.ts";
+export type { WebSocketConstructor, WebSocketLike } from "../transport/websocket.ts";
+export { connect } from "./connect.ts";
+export { SessionClosedError } from "./errors.ts";
+export type { JobEvent } from "./event-buffer.ts";
+export type { JobHandle, Terminal } from "./job-handle.ts";
+export type { ConnectOptions, ReconnectOptions, ResumeState } from "./options.ts";
+export type {
+  CloseOptions,
+  JobsPage,
+  ListJobsOptions,
+  Session,
+  SubmitOptions,
+  SubscribeOptions,
+} from "./session.ts";
+export type { SessionStatus } from "./status.ts";

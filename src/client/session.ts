@@ -1,0 +1,103 @@
+/** A session as its user sees it. */
+import type { AgentInfo, Feature, JobStatus, Lease, ListedJob } from "../protocol/index.ts";
+import type { JobHandle } from "./job-handle.ts";
+import type { ResumeState } from "./options.ts";
+import type { SessionStatus } from "./status.ts";
+
+export interface SubmitOptions {
+  /** The same key with the same parameters gives the same job, for 24 h (JOB-5). */
+  idempotencyKey?: string | undefined;
+  /** What the job may do. */
+  leaseRequest?: Lease | undefined;
+  /** When the lease ends: ISO 8601 in UTC, or a date. */
+  leaseConstraints?: { expiresAt: string | Date } | undefined;
+  /** The runtime ends a job that runs longer, with `TIMEOUT`. */
+  maxRuntimeSec?: number | undefined;
+  /** 32 lowercase hex digits. @default a new one */
+  traceId?: string | undefined;
+  /**
+   * Lets go of the job: before it is accepted the promise rejects with the signal's reason, and a job
+   * that is accepted all the same is cancelled; after that, an abort cancels it.
+   */
+  signal?: AbortSignal | undefined;
+}
+
+export interface SubscribeOptions {
+  /** Deliver stored events too, from the first or `fromEventSeq`. @default false */
+  history?: boolean | undefined;
+  /** With `history`: from this event on, in the numbers of the submitter's session. */
+  fromEventSeq?: number | undefined;
+  /** Stops waiting for the answer; a subscription that comes about all the same is ended. */
+  signal?: AbortSignal | undefined;
+}
+
+export interface ListJobsOptions {
+  status?: readonly JobStatus[] | undefined;
+  /** `name` or `name@version`. */
+  agent?: string | undefined;
+  createdAfter?: string | Date | undefined;
+  createdBefore?: string | Date | undefined;
+  /** Jobs per page, at most 1,000. @default the runtime's (100) */
+  limit?: number | undefined;
+  /** The `nextCursor` of the page before. */
+  cursor?: string | undefined;
+  signal?: AbortSignal | undefined;
+}
+
+export interface JobsPage {
+  /** Newest first. */
+  jobs: ListedJob[];
+  /** `null` on the last page. */
+  nextCursor: string | null;
+}
+
+export interface CloseOptions {
+  /** Told to the runtime, and the `closed` status's reason. @default "closed" */
+  reason?: string | undefined;
+  /** How long the runtime may take to answer. @default 2_000 */
+  timeoutMs?: number | undefined;
+}
+
+/**
+ * A session that heals itself: a lost connection is resumed, jobs go on where they were, and requests
+ * that were not answered are asked again. Requests made meanwhile wait and go out after the resume.
+ */
+export interface Session extends AsyncDisposable {
+  readonly id: string;
+  /** Those that both sides offer, fixed at the first welcome. */
+  readonly features: readonly Feature[];
+  /** As of the newest welcome. */
+  readonly agents: readonly AgentInfo[];
+  readonly runtime: { readonly name: string; readonly version: string };
+  readonly status: SessionStatus;
+  /** What another process needs to go on with this session. Changes with every event: read it last. */
+  readonly resumeState: ResumeState;
+  /** Resolves when the session has closed, whoever closed it. */
+  readonly closed: Promise<Extract<SessionStatus, { state: "closed" }>>;
+  /** The current status, then every change, up to `closed`. */
+  statuses(): AsyncIterable<SessionStatus>;
+  /**
+   * Submits a job; resolves when it is accepted.
+   *
+   * Rejects with the runtime's `ArcpError`; with `OUTCOME_UNKNOWN` when the session ended before the
+   * answer and nobody can tell whether the job runs; with `SessionClosedError` when it surely does not,
+   * or has an idempotency key under which it can be submitted again.
+   *
+   * @param agent `name` or `name@version`
+   * @param input any JSON value
+   */
+  submit(agent: string, input?: unknown, options?: SubmitOptions): Promise<JobHandle>;
+  /**
+   * Follows a job that another session submitted, or follows it again. A job that is followed already
+   * gives the same handle, which goes on unchanged (JOB-12).
+   */
+  subscribe(jobId: string, options?: SubscribeOptions): Promise<JobHandle>;
+  /** Follows the job no longer; an iteration of its handle ends. Resolves when the runtime knows. */
+  unsubscribe(jobId: string): Promise<void>;
+  /** One page of this principal's jobs. */
+  listJobs(options?: ListJobsOptions): Promise<JobsPage>;
+  /** Milliseconds to the runtime and back. Rejects when the connection is lost meanwhile, or there is none. */
+  ping(): Promise<number>;
+  /** Ends the session. Its jobs run on. Idempotent. */
+  close(options?: CloseOptions): Promise<void>;
+}

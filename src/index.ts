@@ -1,0 +1,22 @@
+/**
+ * `holdfast`: a runtime that keeps the sessions, and a server for it. The engine is handed in
+ * (`holdfast/sqlite`), the client is its own entry (`holdfast/client`).
+ */
+export { type Clock, systemClock, type Timer } from "./clock.ts";
+export type { Logger } from "./logger.ts";
+export { ArcpError, type ErrorCode } from "./protocol/index.ts";
+export * from "./runtime/index.ts";
+export {
+  type Attachment,
+  type AttachOptions,
+  attach,
+  bearerTokens,
+  firstOf,
+  generateToken,
+  type HoldfastServer,
+  type ServeOptions,
+  serve,
+  tokensFromFile,
+} from "./server/index.ts";
+export type { Store } from "./store/store.ts";
+export type { Transport, TransportEvents } from "./transport/transport.ts";

@@ -1,0 +1,118 @@
+/** What a client may send: the payloads by message type, validated strictly at the edge (ENV-3, ENV-4). */
+import { z } from "zod";
+import type { Envelope } from "./envelope.ts";
+import { ArcpError } from "./errors.ts";
+import { describeIssue } from "./parse.ts";
+import { nonNegative, utc } from "./scalars.ts";
+
+const text = (max: number) => z.string().min(1).max(max);
+
+const Auth = z.object({ scheme: z.literal("bearer"), token: text(16_384) });
+
+const ClientInfo = z.object({
+  name: text(256),
+  version: text(256),
+  fingerprint: z.string().max(256).optional(),
+  principal: z.string().max(256).optional(),
+});
+
+const ClientCapabilities = z.object({
+  encodings: z.array(z.string().max(64)).max(32).optional(),
+  features: z.array(z.string().max(128)).max(128).optional(),
+  agents: z.unknown().optional(),
+});
+
+const Resume = z.object({
+  session_id: text(256),
+  resume_token: text(512),
+  last_event_seq: nonNegative,
+});
+
+/** What a client may ask for, by message type. */
+export const REQUESTS = {
+  "session.hello": z.object({
+    client: ClientInfo,
+    auth: Auth,
+    capabilities: ClientCapabilities.optional(),
+    resume: Resume.optional(),
+  }),
+  "session.resume": Resume.extend({
+    auth: Auth,
+    client: ClientInfo.optional(),
+    capabilities: ClientCapabilities.optional(),
+  }),
+  "session.ping": z.object({ nonce: z.string().max(256), sent_at: z.string().max(64).optional() }),
+  "session.pong": z.object({ ping_nonce: z.string().max(256), received_at: z.string().max(64).optional() }),
+  "session.ack": z.object({ last_processed_seq: nonNegative }),
+  "session.list_jobs": z.object({
+    filter: z
+      .object({
+        status: z.array(z.enum(["pending", "running", "success", "error", "cancelled", "timed_out"])).optional(),
+        agent: z.string().max(256).optional(),
+        created_after: utc.optional(),
+        created_before: utc.optional(),
+      })
+      .optional(),
+    limit: z.int().min(1).max(1000).optional(),
+    cursor: z.string().max(256).nullable().optional(),
+  }),
+  "session.close": z.object({ reason: z.string().max(1024).optional() }),
+  "session.bye": z.object({ reason: z.string().max(1024).optional() }),
+  "job.submit": z.object({
+    agent: text(256),
+    input: z.unknown(),
+    lease_request: z.record(z.string(), z.array(z.string().max(4096)).max(1024)).optional(),
+    lease_constraints: z.object({ expires_at: utc.optional() }).optional(),
+    idempotency_key: text(256).optional(),
+    max_runtime_sec: z.number().positive().max(31_536_000).optional(),
+  }),
+  "job.cancel": z.object({ reason: z.string().max(1024).optional(), job_id: text(256).optional() }),
+  "job.subscribe": z.object({
+    job_id: text(256),
+    from_event_seq: nonNegative.optional(),
+    history: z.boolean().optional(),
+  }),
+  "job.unsubscribe": z.object({ job_id: text(256) }),
+} as const;
+
+export type RequestType = keyof typeof REQUESTS;
+export type RequestPayload<T extends RequestType> = z.infer<(typeof REQUESTS)[T]>;
+
+/** Types that only a runtime sends; from a client they are `INVALID_REQUEST` (ENV-4). */
+const RUNTIME_ONLY: readonly string[] = [
+  "session.welcome",
+  "session.error",
+  "session.jobs",
+  "session.closed",
+  "job.accepted",
+  "job.event",
+  "job.result",
+  "job.error",
+  "job.cancelled",
+  "job.subscribed",
+];
+
+/** What to do with an inbound type (ENV-4, ENV-5). */
+export type TypeDisposition = { kind: "request"; type: RequestType } | { kind: "drop" };
+
+/** @throws ArcpError INVALID_REQUEST with `details.type` for a type that a client may not send. */
+export function classifyType(envelope: Envelope): TypeDisposition {
+  const { type } = envelope;
+  if (Object.hasOwn(REQUESTS, type)) return { kind: "request", type: type as RequestType };
+  if (type.startsWith("x-vendor.") && envelope.extensions?.["optional"] === true) return { kind: "drop" };
+  const why = RUNTIME_ONLY.includes(type) ? "is sent by runtimes only" : "is not a known message type";
+  throw new ArcpError("INVALID_REQUEST", `type: ${JSON.stringify(type)} ${why}.`, {
+    details: { type, request_id: envelope.id },
+  });
+}
+
+/** @throws ArcpError INVALID_REQUEST naming the field (ENV-3). */
+export function parsePayload<T extends RequestType>(type: T, envelope: Envelope): RequestPayload<T> {
+  const result = REQUESTS[type].safeParse(envelope.payload);
+  if (!result.success) {
+    throw new ArcpError("INVALID_REQUEST", `Invalid ${type}: ${describeIssue(result.error, "payload")}.`, {
+      details: { type, request_id: envelope.id },
+    });
+  }
+  return result.data as RequestPayload<T>;
+}

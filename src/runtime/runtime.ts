@@ -1,0 +1,224 @@
+import { type Clock, sleep, type Timer } from "../clock.ts";
+import { ArcpError } from "../protocol/index.ts";
+import type { Transport } from "../transport/transport.ts";
+import { type AgentHandler, AgentRegistry } from "./agents.ts";
+import { LogWriter } from "./job/log-writer.ts";
+import { RecentEvents } from "./job/recent-events.ts";
+import { RunningJobs } from "./job/running-jobs.ts";
+import { NodeKeeper } from "./node-keeper.ts";
+import { type RuntimeOptions, type Settings, settle } from "./options.ts";
+import { Connection } from "./session/connection.ts";
+import { Wakeups } from "./wakeups.ts";
+
+/** @default of `stop`: how long running jobs may go on */
+const DRAIN_MS = 10_000;
+/** How long a stop waits for terminal events to be stored and to reach their clients. */
+const FAREWELL_MS = 5_000;
+
+type Phase = "new" | "running" | "stopping" | "stopped";
+
+/**
+ * Serves sessions and runs jobs on one store. It owns no socket: `serve` and `attach` bring
+ * connections, or whoever has a `Transport`.
+ */
+export class Runtime {
+  readonly #settings: Settings;
+  readonly #agents = new AgentRegistry();
+  readonly #wakeups = new Wakeups();
+  readonly #recent: RecentEvents;
+  readonly #writer: LogWriter;
+  readonly #jobs: RunningJobs;
+  readonly #node: NodeKeeper;
+  /** Every open connection, and those that are attached, by session. */
+  readonly #connections = new Set<Connection>();
+  readonly #attached = new Map<string, Connection>();
+  #phase: Phase = "new";
+  #starting: Promise<void> | undefined;
+  #stopping: Promise<void> | undefined;
+  #sweep: Timer | undefined;
+  /** The length of each log when the last sweep looked. */
+  #sweptLastN = new Map<string, number>();
+
+  /** @throws RangeError for an option that is not a positive number */
+  constructor(options: RuntimeOptions) {
+    this.#settings = settle(options);
+    const { store, clock, logger, cancelGraceMs, maxResultBytes } = this.#settings;
+    this.#recent = new RecentEvents(store.jobs);
+    const recent = this.#recent;
+    this.#writer = new LogWriter({ store, clock, logger, recent, wakeups: this.#wakeups });
+    this.#jobs = new RunningJobs({ writer: this.#writer, recent, cancelGraceMs, maxResultBytes, clock, logger });
+    this.#node = new NodeKeeper({
+      store,
+      clock,
+      logger,
+      heartbeatMs: this.#settings.nodeHeartbeatMs,
+      timeoutMs: this.#settings.nodeTimeoutMs,
+      lost: () => this.#dropAll(),
+      jobsEnded: (jobIds) => {
+        for (const jobId of jobIds) this.#wakeups.wake(jobId);
+      },
+    });
+  }
+
+  /** This process start's id in the store. */
+  get nodeId(): string {
+    return this.#node.nodeId;
+  }
+
+  get clock(): Clock {
+    return this.#settings.clock;
+  }
+
+  /** Jobs that run here now. */
+  get runningJobs(): number {
+    return this.#jobs.size;
+  }
+
+  /**
+   * Offers an agent.
+   *
+   * @param options.version @default "1.0.0"
+   * @param options.default whether a submit without a version means this one; the first one does
+   * @throws RangeError for a name of other characters than letters, digits and `. _ / -`, or one that is taken
+   */
+  agent(name: string, handler: AgentHandler, options?: { version?: string; default?: boolean }): this {
+    this.#agents.register(name, handler, options);
+    return this;
+  }
+
+  /** Opens the store, ends what dead processes left, and is ready for connections. Idempotent. */
+  start(): Promise<void> {
+    if (this.#stopping !== undefined)
+      return Promise.reject(new Error("A runtime that was stopped cannot start again."));
+    this.#starting ??= this.#start();
+    return this.#starting;
+  }
+
+  async #start(): Promise<void> {
+    await this.#settings.store.start();
+    await this.#node.start();
+    this.#phase = "running";
+    this.#scheduleSweep();
+  }
+
+  /**
+   * Serves one connection until it closes. A runtime that does not run closes it at once.
+   *
+   * @param hooks.onWelcome called once, when the peer has proved who it is and has its session
+   */
+  accept(transport: Transport, hooks: { onWelcome?: () => void } = {}): void {
+    if (this.#phase !== "running") {
+      transport.close(1013, "the runtime is not running");
+      return;
+    }
+    const connection = new Connection(transport, {
+      settings: this.#settings,
+      agents: this.#agents,
+      jobs: this.#jobs,
+      recent: this.#recent,
+      wakeups: this.#wakeups,
+      nodeId: () => this.#node.nodeId,
+      accepting: () => this.#phase === "running",
+      attached: (newcomer) => {
+        this.#attach(newcomer);
+        hooks.onWelcome?.();
+      },
+      closed: (gone, sessionId) => this.#forget(gone, sessionId),
+    });
+    if (connection.open) this.#connections.add(connection);
+  }
+
+  /**
+   * Drains and stops: running jobs get `drainMs`, then end with a retryable INTERNAL_ERROR
+   * (`details.reason: "shutdown"`); clients are told to go and may resume elsewhere (SRV-5).
+   *
+   * @param options.drainMs @default 10_000
+   */
+  stop(options: { drainMs?: number } = {}): Promise<void> {
+    this.#stopping ??= this.#stop(options.drainMs ?? DRAIN_MS);
+    return this.#stopping;
+  }
+
+  async #stop(drainMs: number): Promise<void> {
+    const { store } = this.#settings;
+    await this.#starting?.catch(() => undefined);
+    const wasRunning = this.#phase === "running";
+    this.#phase = "stopping";
+    if (wasRunning) {
+      const cause = new ArcpError("INTERNAL_ERROR", "The runtime was stopped; submit the job again.", {
+        details: { reason: "shutdown" },
+      });
+      await this.#atMost(drainMs + FAREWELL_MS, this.#jobs.drain(drainMs, cause));
+      // Every reader that reads gets what is stored.
+      await this.#atMost(FAREWELL_MS, Promise.all([...this.#connections].map((connection) => connection.whenIdle())));
+      for (const connection of this.#connections) connection.close(1001, "the runtime is stopping");
+      this.#sweep?.cancel();
+      await this.#atMost(FAREWELL_MS, this.#node.stop());
+      this.#writer.stop();
+      await store.stop();
+    }
+    this.#phase = "stopped";
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.stop();
+  }
+
+  /** Waits for something that a store which does not answer, or a reader that does not read, may hold up. */
+  async #atMost(limitMs: number, work: Promise<unknown>): Promise<void> {
+    const enough = new AbortController();
+    const done = work.then(() => enough.abort());
+    await Promise.race([done, sleep(this.#settings.clock, limitMs, enough.signal).catch(() => undefined)]);
+  }
+
+  #attach(newcomer: Connection): void {
+    if (newcomer.session === undefined) return;
+    const { sessionId } = newcomer.session;
+    const other = this.#attached.get(sessionId);
+    if (other?.session !== undefined && other.session.connectionEpoch > newcomer.session.connectionEpoch) {
+      // The store gave the session to `other` after us; its answer came first.
+      newcomer.supersede();
+      return;
+    }
+    this.#attached.set(sessionId, newcomer);
+    other?.supersede();
+  }
+
+  #forget(connection: Connection, sessionId: string | undefined): void {
+    this.#connections.delete(connection);
+    if (sessionId !== undefined && this.#attached.get(sessionId) === connection) this.#attached.delete(sessionId);
+  }
+
+  /** Asks the store, once in an interval, for all that a wake-up should have told and may not have. */
+  #scheduleSweep(): void {
+    this.#sweep = this.#settings.clock.after(this.#settings.sweepIntervalMs, () => {
+      this.#sweepOnce()
+        .catch((error: unknown) => this.#settings.logger.warn({ err: error }, "sweep failed"))
+        .finally(() => {
+          if (this.#phase === "running") this.#scheduleSweep();
+        });
+    });
+  }
+
+  async #sweepOnce(): Promise<void> {
+    const jobIds = new Set([...this.#jobs.jobIds(), ...this.#wakeups.jobIds()]);
+    const answer = await this.#settings.store.sweep({ sessionIds: [...this.#attached.keys()], jobIds: [...jobIds] });
+    for (const { sessionId, connectionEpoch } of answer.sessions) {
+      const connection = this.#attached.get(sessionId);
+      if (connection?.session !== undefined && connection.session.connectionEpoch < connectionEpoch)
+        connection.supersede();
+    }
+    this.#jobs.reconcile(answer.jobs);
+    const seen = new Map<string, number>();
+    for (const { jobId, lastN } of answer.jobs) {
+      if (this.#sweptLastN.get(jobId) !== lastN) this.#wakeups.wake(jobId);
+      seen.set(jobId, lastN);
+    }
+    this.#sweptLastN = seen;
+  }
+
+  #dropAll(): void {
+    this.#jobs.dropAll("This process was declared dead; its jobs are over.");
+    for (const connection of this.#connections) connection.close(1012, "this node starts anew; resume");
+  }
+}

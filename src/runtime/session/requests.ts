@@ -1,0 +1,532 @@
+import type { Clock } from "../../clock.ts";
+import type { Logger } from "../../logger.ts";
+import {
+  type AcceptedPayload,
+  ArcpError,
+  type Envelope,
+  encodeMessage,
+  type Feature,
+  IN_REPLY_TO,
+  type JobsPayload,
+  jobErrorPayload,
+  type Lease,
+  newJobId,
+  newMessageId,
+  newTraceId,
+  parsePayload,
+  type RequestPayload,
+  type RequestType,
+  type SubscribedPayload,
+} from "../../protocol/index.ts";
+import {
+  type AttachedSession,
+  type CancelOutcome,
+  type FollowOutcome,
+  type JobRecord,
+  type ListPage,
+  type NewJob,
+  type ReplyDraft,
+  type RequestRef,
+  StoreRefusal,
+  StoreUnavailable,
+  type SubmitOutcome,
+} from "../../store/store.ts";
+import type { AgentRegistry, ResolvedAgent } from "../agents.ts";
+import type { RunningJobs } from "../job/running-jobs.ts";
+import { checkLeaseRequest } from "../lease-policy.ts";
+import type { Settings } from "../options.ts";
+import { digestOf } from "./canonical-json.ts";
+import type { ReplyQueue, ReplySlot } from "./reply-queue.ts";
+import type { Tail } from "./tail.ts";
+
+export interface RequestParts {
+  session: AttachedSession;
+  settings: Settings;
+  agents: AgentRegistry;
+  jobs: RunningJobs;
+  replies: ReplyQueue;
+  tail: Tail;
+  clock: Clock;
+  logger: Logger;
+  nodeId(): string;
+  /** False while the runtime is stopping: no new jobs. */
+  accepting(): boolean;
+  /** The store says that the session has a newer connection. */
+  superseded(): void;
+  /** The client is done with this connection. */
+  closing(reply: ReplySlot, frame: string | undefined): void;
+}
+
+type Handled =
+  | "job.submit"
+  | "job.cancel"
+  | "job.subscribe"
+  | "job.unsubscribe"
+  | "session.list_jobs"
+  | "session.close"
+  | "session.bye";
+
+const NEEDS: Partial<Record<RequestType, Feature>> = {
+  "session.list_jobs": "list_jobs",
+  "job.subscribe": "subscribe",
+  "job.unsubscribe": "subscribe",
+};
+
+const DEFAULT_PAGE = 100;
+const RETRY_AFTER_MS = 1_000;
+
+/**
+ * The requests of one attached session. Each is checked here and carried out by one operation of the
+ * store, which refuses what comes from a superseded connection and answers a repeat with the stored
+ * reply; what is refused here is noted there too, so that a repeat gets the same answer (ENV-8).
+ */
+export class Requests {
+  readonly #parts: RequestParts;
+  /** Subscribes and unsubscribes are carried out one after the other: the last one's word counts (JOB-12). */
+  #following: Promise<void> = Promise.resolve();
+
+  constructor(parts: RequestParts) {
+    this.#parts = parts;
+  }
+
+  /** Takes a request of a right shape; it is answered in its turn, whatever becomes of it. */
+  handle(type: Handled, envelope: Envelope): void {
+    const { replies, jobs, clock, settings } = this.#parts;
+    // The tail joins a job when the answer has left, so what comes after an answer waits for that too.
+    const before = replies.barrier();
+    const slot = replies.reserve();
+    const deadline = clock.after(settings.storeTimeoutMs, () => {
+      const silence = new StoreUnavailable(`the store has not answered for ${settings.storeTimeoutMs} ms`);
+      this.#failed(type, envelope, slot, silence);
+    });
+    const work = () => this.#carryOut(type, envelope, slot).finally(() => deadline.cancel());
+    if (type === "job.subscribe" || type === "job.unsubscribe") {
+      this.#following = this.#following.then(() => before).then(work);
+    } else if (type === "job.submit") {
+      jobs.admit(work());
+    } else {
+      void work();
+    }
+  }
+
+  async #carryOut(type: Handled, envelope: Envelope, slot: ReplySlot): Promise<void> {
+    try {
+      await this.#dispatch(type, envelope, slot).catch((error: unknown) => {
+        // A refusal is an answer like any other; an invalid envelope does not use up its id (ENV-8).
+        if (!(error instanceof ArcpError) || error.code === "INVALID_REQUEST") throw error;
+        return this.#refuse(envelope, slot, this.#errorFrame(type, envelope, error));
+      });
+    } catch (error) {
+      this.#failed(type, envelope, slot, error);
+    }
+  }
+
+  async #dispatch(type: Handled, envelope: Envelope, slot: ReplySlot): Promise<void> {
+    const need = NEEDS[type];
+    if (need !== undefined && !this.#parts.session.features.includes(need)) {
+      throw new ArcpError("INVALID_REQUEST", `type: ${type} needs the feature "${need}", which was not negotiated.`, {
+        details: { type, feature: need, request_id: envelope.id },
+      });
+    }
+    switch (type) {
+      case "job.submit":
+        return this.#submit(envelope, parsePayload(type, envelope), slot);
+      case "job.cancel":
+        return this.#cancel(envelope, parsePayload(type, envelope), slot);
+      case "job.subscribe":
+        return this.#subscribe(envelope, parsePayload(type, envelope), slot);
+      case "job.unsubscribe":
+        return this.#unsubscribe(envelope, parsePayload(type, envelope), slot);
+      case "session.list_jobs":
+        return this.#list(envelope, parsePayload(type, envelope), slot);
+      case "session.close":
+      case "session.bye":
+        parsePayload(type, envelope);
+        await this.#note(envelope, undefined);
+        this.#parts.closing(slot, type === "session.close" ? this.#frame("session.closed", envelope, {}) : undefined);
+    }
+  }
+
+  // ---------------------------------------------------------------------------------------- submit
+
+  async #submit(envelope: Envelope, payload: RequestPayload<"job.submit">, slot: ReplySlot): Promise<void> {
+    const { session, settings, agents, clock, tail, jobs } = this.#parts;
+    const traceId = this.#traceId(envelope);
+    let agent: ResolvedAgent;
+    let job: NewJob;
+    try {
+      if (!this.#parts.accepting()) {
+        throw new ArcpError("INTERNAL_ERROR", "The runtime is stopping; submit again after reconnecting.", {
+          details: { reason: "shutdown" },
+        });
+      }
+      this.#needs("agent_versions", payload.agent.includes("@"), "payload.agent: a version");
+      this.#needs(
+        "lease_expires_at",
+        payload.lease_constraints?.expires_at !== undefined,
+        "payload.lease_constraints.expires_at",
+      );
+      agent = agents.resolve(payload.agent);
+      const lease: Lease = payload.lease_request ?? {};
+      checkLeaseRequest(lease);
+      job = {
+        jobId: newJobId(),
+        agent: agent.label,
+        input: JSON.stringify(payload.input ?? null),
+        lease,
+        leaseExpiresAt: this.#leaseExpiry(payload.lease_constraints?.expires_at),
+        traceId,
+        maxRuntimeMs: payload.max_runtime_sec === undefined ? undefined : payload.max_runtime_sec * 1000,
+      };
+    } catch (error) {
+      if (!(error instanceof ArcpError)) throw error;
+      return this.#refuse(envelope, slot, this.#rejection(envelope, traceId, error));
+    }
+    const accepted: AcceptedPayload = {
+      job_id: job.jobId,
+      agent: job.agent,
+      lease: job.lease,
+      ...(payload.lease_constraints?.expires_at === undefined
+        ? {}
+        : { lease_constraints: { expires_at: payload.lease_constraints.expires_at } }),
+      accepted_at: new Date(clock.wall()).toISOString(),
+      trace_id: traceId,
+    };
+    const acceptedPayload = JSON.stringify(accepted);
+    const { idempotency_key: key, ...parameters } = payload;
+    const result = await settings.store.requests.submit({
+      ...this.#ref(envelope),
+      principal: session.principal,
+      nodeId: this.#parts.nodeId(),
+      job,
+      acceptedPayload,
+      idempotency:
+        key === undefined ? undefined : { key, digest: digestOf(parameters), ttlMs: settings.idempotencyTtlMs },
+      maxRunningJobsPerPrincipal: settings.maxRunningJobsPerPrincipal,
+      reply: (outcome) => this.#submitReply(envelope, traceId, acceptedPayload, outcome),
+    });
+    switch (result.outcome) {
+      case "created":
+        if (slot.settled && key === undefined) {
+          // The client was told that the submit failed and may send another: so this one fails, and never
+          // runs. With a key the other one would find this job, which runs for it.
+          const failed: ResolvedAgent = { label: agent.label, handler: () => Promise.reject(storeUnavailable()) };
+          jobs.start(job, failed, null, session.principal);
+          return;
+        }
+        this.#parts.replies.settle(slot, result.frame, () =>
+          tail.follow({ jobId: job.jobId, traceId, positionN: 0, canCancel: true }),
+        );
+        jobs.start(job, agent, payload.input ?? null, session.principal);
+        return;
+      case "repeated":
+        this.#parts.replies.settle(slot, result.frame, () =>
+          tail.follow({ jobId: result.jobId, traceId: result.traceId, positionN: 0, canCancel: true }),
+        );
+        return;
+      default:
+        this.#parts.replies.settle(slot, result.frame);
+    }
+  }
+
+  #submitReply(envelope: Envelope, traceId: string, acceptedPayload: string, outcome: SubmitOutcome): ReplyDraft {
+    const { settings } = this.#parts;
+    switch (outcome.outcome) {
+      case "created":
+        return { frame: this.#accepted(envelope, traceId, acceptedPayload) };
+      case "repeated":
+        return { frame: this.#accepted(envelope, traceId, outcome.acceptedPayload) };
+      case "duplicate_key":
+        return {
+          frame: this.#rejection(
+            envelope,
+            traceId,
+            new ArcpError("DUPLICATE_KEY", "payload.idempotency_key: was used with other parameters; take a new key."),
+          ),
+        };
+      case "limit_exceeded":
+        return {
+          frame: this.#rejection(
+            envelope,
+            traceId,
+            ArcpError.detail(
+              "LIMIT_EXCEEDED",
+              `At most ${settings.maxRunningJobsPerPrincipal} jobs of one principal run at a time; try again later.`,
+              { retry_after_ms: RETRY_AFTER_MS, limit: settings.maxRunningJobsPerPrincipal },
+            ),
+          ),
+        };
+    }
+  }
+
+  #accepted(envelope: Envelope, traceId: string, acceptedPayload: string): string {
+    const payload = JSON.parse(acceptedPayload) as AcceptedPayload;
+    return this.#frame("job.accepted", envelope, payload, { job_id: payload.job_id, trace_id: traceId });
+  }
+
+  /** The answer to a submit that is not carried out (JOB-3). */
+  #rejection(envelope: Envelope, traceId: string, error: ArcpError): string {
+    if (this.#parts.settings.sessionErrorClients.has(this.#parts.session.clientName)) {
+      return this.#sessionError(envelope, error);
+    }
+    return this.#jobError(envelope, error, { job_id: newJobId(), trace_id: traceId });
+  }
+
+  /** @throws ArcpError INVALID_REQUEST when what is used was not negotiated (SES-4) */
+  #needs(feature: Feature, used: boolean, what: string): void {
+    if (!used || this.#parts.session.features.includes(feature)) return;
+    throw new ArcpError("INVALID_REQUEST", `${what} needs the feature "${feature}", which was not negotiated.`, {
+      details: { feature },
+    });
+  }
+
+  #leaseExpiry(expiresAt: string | undefined): number | undefined {
+    if (expiresAt === undefined) return undefined;
+    const at = Date.parse(expiresAt);
+    if (!(at > this.#parts.clock.wall())) {
+      throw new ArcpError(
+        "INVALID_REQUEST",
+        `payload.lease_constraints.expires_at: ${expiresAt} is not in the future.`,
+      );
+    }
+    return at;
+  }
+
+  #traceId(envelope: Envelope): string {
+    return envelope.trace_id ?? newTraceId();
+  }
+
+  // ------------------------------------------------------------------------- cancel, subscribe, list
+
+  async #cancel(envelope: Envelope, payload: RequestPayload<"job.cancel">, slot: ReplySlot): Promise<void> {
+    const { settings, replies, jobs } = this.#parts;
+    const jobId = envelope.job_id ?? payload.job_id;
+    if (jobId === undefined) {
+      throw new ArcpError("INVALID_REQUEST", "job_id: missing; name the job in the envelope or in payload.job_id.");
+    }
+    await this.#visible(jobId);
+    const result = await settings.store.requests.cancel({
+      ...this.#ref(envelope),
+      jobId,
+      reason: payload.reason,
+      reply: (outcome) => ({ frame: this.#cancelReply(envelope, jobId, payload.reason, outcome) }),
+    });
+    replies.settle(slot, result.frame);
+    if (result.outcome === "requested") jobs.cancel(jobId, payload.reason);
+  }
+
+  #cancelReply(envelope: Envelope, jobId: string, reason: string | undefined, outcome: CancelOutcome): string {
+    if (outcome.outcome === "not_submitter") {
+      const error = new ArcpError("PERMISSION_DENIED", "Only the session that submitted a job may cancel it.");
+      return this.#jobError(envelope, error, { job_id: jobId });
+    }
+    const payload = {
+      job_id: jobId,
+      ...(reason === undefined ? {} : { reason }),
+      ...(outcome.outcome === "already_ended" ? { final_status: outcome.status } : {}),
+    };
+    return this.#frame("job.cancelled", envelope, payload, { job_id: jobId });
+  }
+
+  /**
+   * Cancels without the store, which does not answer: the agent's signal needs none, and the job's end is
+   * stored when there is one again (STO-12). Only a job that runs here and that this session submitted.
+   */
+  #cancelHere(envelope: Envelope, slot: ReplySlot): boolean {
+    const { replies, tail, jobs, nodeId } = this.#parts;
+    const { job_id: named, reason } = envelope.payload;
+    const jobId = envelope.job_id ?? named;
+    const why = typeof reason === "string" ? reason : undefined;
+    if (typeof jobId !== "string" || !tail.mayCancel(jobId) || !jobs.cancel(jobId, why)) return false;
+    replies.settle(slot, this.#cancelReply(envelope, jobId, why, { outcome: "requested", nodeId: nodeId() }));
+    return true;
+  }
+
+  async #subscribe(envelope: Envelope, payload: RequestPayload<"job.subscribe">, slot: ReplySlot): Promise<void> {
+    const { settings, replies, tail } = this.#parts;
+    const job = await this.#visible(payload.job_id);
+    const result = await settings.store.requests.follow({
+      ...this.#ref(envelope),
+      jobId: job.jobId,
+      history: payload.history ?? false,
+      fromEventSeq: payload.from_event_seq,
+      reply: (outcome) => ({ frame: this.#subscribed(envelope, job, payload, outcome) }),
+    });
+    replies.settle(slot, result.frame, () => {
+      if (result.outcome !== "followed") return;
+      tail.follow({ jobId: job.jobId, traceId: job.traceId, positionN: result.positionN, canCancel: false });
+    });
+  }
+
+  #subscribed(
+    envelope: Envelope,
+    job: JobRecord,
+    request: RequestPayload<"job.subscribe">,
+    outcome: FollowOutcome,
+  ): string {
+    const payload: SubscribedPayload = {
+      job_id: job.jobId,
+      current_status: outcome.status,
+      agent: job.agent,
+      lease: job.lease,
+      ...(job.leaseExpiresAt === undefined
+        ? {}
+        : { lease_constraints: { expires_at: new Date(job.leaseExpiresAt).toISOString() } }),
+      parent_job_id: job.parentJobId ?? null,
+      trace_id: job.traceId,
+      subscribed_from: outcome.subscribedFrom,
+      replayed: (request.history ?? false) && !outcome.already,
+    };
+    return this.#frame("job.subscribed", envelope, payload, { job_id: job.jobId, trace_id: job.traceId });
+  }
+
+  async #unsubscribe(envelope: Envelope, payload: RequestPayload<"job.unsubscribe">, slot: ReplySlot): Promise<void> {
+    const { settings, replies, tail } = this.#parts;
+    const left = tail.unfollow(payload.job_id);
+    const stay = () => {
+      if (left !== undefined) tail.follow(left);
+    };
+    try {
+      const result = await settings.store.requests.unfollow({ ...this.#ref(envelope), jobId: payload.job_id });
+      // A repeat was carried out when it first came; a follow that began since is another one.
+      if (result.outcome === "duplicate") stay();
+    } catch (error) {
+      stay();
+      throw error;
+    }
+    replies.settle(slot, undefined);
+  }
+
+  async #list(envelope: Envelope, payload: RequestPayload<"session.list_jobs">, slot: ReplySlot): Promise<void> {
+    const { session, settings, replies } = this.#parts;
+    await this.#note(envelope, undefined);
+    const { filter } = payload;
+    const cursor = payload.cursor ?? undefined;
+    // A cursor that names another principal's job is one that names none (JOB-13).
+    const foreign = cursor !== undefined && (await settings.store.jobs.get(cursor))?.principal !== session.principal;
+    const page: ListPage = foreign
+      ? { jobs: [], nextCursor: undefined }
+      : await settings.store.jobs.list({
+          principal: session.principal,
+          status: filter?.status,
+          agent: filter?.agent,
+          createdAfter: filter?.created_after === undefined ? undefined : Date.parse(filter.created_after),
+          createdBefore: filter?.created_before === undefined ? undefined : Date.parse(filter.created_before),
+          limit: payload.limit ?? DEFAULT_PAGE,
+          cursor,
+        });
+    const jobs: JobsPayload = {
+      request_id: envelope.id,
+      jobs: page.jobs.map((job) => ({
+        job_id: job.jobId,
+        agent: job.agent,
+        status: job.status,
+        lease: job.lease,
+        parent_job_id: job.parentJobId ?? null,
+        created_at: new Date(job.createdAt).toISOString(),
+        trace_id: job.traceId,
+        last_event_seq: job.lastEventSeq,
+      })),
+      next_cursor: page.nextCursor ?? null,
+    };
+    replies.settle(slot, this.#frame("session.jobs", envelope, jobs));
+  }
+
+  /** @throws ArcpError JOB_NOT_FOUND for an unknown job and for another principal's (JOB-13) */
+  async #visible(jobId: string): Promise<JobRecord> {
+    const job = await this.#parts.settings.store.jobs.get(jobId);
+    if (job === undefined || job.principal !== this.#parts.session.principal) {
+      throw new ArcpError("JOB_NOT_FOUND", `job_id: no job ${JSON.stringify(jobId)}.`);
+    }
+    return job;
+  }
+
+  // ---------------------------------------------------------------------------------------- answers
+
+  /** A request could not be carried out. */
+  #failed(type: Handled, envelope: Envelope, slot: ReplySlot, cause: unknown): void {
+    const { replies, logger, session } = this.#parts;
+    if (cause instanceof StoreRefusal && cause.reason === "superseded") {
+      replies.settle(slot, undefined);
+      this.#parts.superseded();
+      return;
+    }
+    let error: ArcpError;
+    if (cause instanceof ArcpError) {
+      error = cause;
+    } else if (cause instanceof StoreUnavailable) {
+      logger.error({ err: cause, session_id: session.sessionId, type }, "store unavailable");
+      if (type === "job.cancel" && this.#cancelHere(envelope, slot)) return;
+      error = storeUnavailable();
+    } else {
+      logger.error({ err: cause, session_id: session.sessionId, type }, "request failed");
+      error = new ArcpError("INTERNAL_ERROR", "The runtime failed on this request; its log says why.");
+    }
+    replies.settle(slot, this.#errorFrame(type, envelope, error));
+  }
+
+  /** Answers a request that was understood and is not carried out; a repeat gets the same answer. */
+  async #refuse(envelope: Envelope, slot: ReplySlot, frame: string): Promise<void> {
+    const noted = await this.#note(envelope, frame);
+    this.#parts.replies.settle(slot, noted.outcome === "duplicate" ? noted.frame : frame);
+  }
+
+  #errorFrame(type: Handled, envelope: Envelope, error: ArcpError): string {
+    switch (type) {
+      case "job.submit":
+        return this.#rejection(envelope, this.#traceId(envelope), error);
+      case "job.cancel": {
+        const named = envelope.job_id ?? envelope.payload["job_id"];
+        return this.#jobError(envelope, error, { job_id: typeof named === "string" ? named : newJobId() });
+      }
+      default:
+        return this.#sessionError(envelope, error);
+    }
+  }
+
+  #note(envelope: Envelope, frame: string | undefined) {
+    return this.#parts.settings.store.requests.note({ ...this.#ref(envelope), frame });
+  }
+
+  #ref(envelope: Envelope): RequestRef {
+    const { session, clock } = this.#parts;
+    return {
+      sessionId: session.sessionId,
+      connectionEpoch: session.connectionEpoch,
+      messageId: envelope.id,
+      now: clock.wall(),
+    };
+  }
+
+  #sessionError(envelope: Envelope, error: ArcpError): string {
+    return this.#frame("session.error", envelope, {
+      ...namingRequest(error, envelope).toPayload(),
+      request_id: envelope.id,
+    });
+  }
+
+  #jobError(envelope: Envelope, error: ArcpError, ids: { job_id: string; trace_id?: string }): string {
+    return this.#frame("job.error", envelope, jobErrorPayload(namingRequest(error, envelope)), ids);
+  }
+
+  #frame(type: string, request: Envelope, payload: object, rest: { job_id?: string; trace_id?: string } = {}): string {
+    return encodeMessage({
+      id: newMessageId(),
+      type,
+      session_id: this.#parts.session.sessionId,
+      ...(rest.trace_id === undefined && request.trace_id !== undefined ? { trace_id: request.trace_id } : {}),
+      ...rest,
+      extensions: { [IN_REPLY_TO]: request.id },
+      payload,
+    });
+  }
+}
+
+/** An INVALID_REQUEST says in its details which request it is about (ENV-3). */
+function namingRequest(error: ArcpError, envelope: Envelope): ArcpError {
+  if (error.code !== "INVALID_REQUEST" || error.details?.["request_id"] !== undefined) return error;
+  return new ArcpError(error.code, error.message, { details: { ...error.details, request_id: envelope.id } });
+}
+
+const storeUnavailable = (): ArcpError =>
+  ArcpError.detail("STORE_UNAVAILABLE", "The store did not answer; nothing was done. Try again.");

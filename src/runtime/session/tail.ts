@@ -1,0 +1,331 @@
+import { type Clock, sleep } from "../../clock.ts";
+import type { Logger } from "../../logger.ts";
+import { eventEncoder, isVisible } from "../../protocol/index.ts";
+import {
+  type AttachedSession,
+  type Follow,
+  type NewEvent,
+  type NewRun,
+  type Store,
+  StoreUnavailable,
+} from "../../store/store.ts";
+import type { Transport } from "../../transport/transport.ts";
+import type { RecentEvents } from "../job/recent-events.ts";
+import type { Wakeups } from "../wakeups.ts";
+import { inlineResult } from "./inline-result.ts";
+import type { ReplyQueue } from "./reply-queue.ts";
+
+/** Nothing is written while more than this waits in the transport (law 7). */
+const MAX_BUFFERED_BYTES = 256 * 1024;
+/** One round of delivery, over all jobs. */
+const ROUND_EVENTS = 512;
+const ROUND_CHARS = 1024 * 1024;
+const ROUND_JOBS = 64;
+const REPLAY_RUNS = 64;
+const RETRY_MS = 100;
+
+const EVERYTHING = ["progress", "result_chunk"];
+
+interface Followed {
+  readonly follow: Follow;
+  readonly encode: ReturnType<typeof eventEncoder>;
+  /** Stops the wake-ups. */
+  readonly stop: () => void;
+}
+
+/** Events of one job that are to be sent under consecutive numbers. */
+interface Stretch {
+  readonly run: NewRun;
+  readonly followed: Followed;
+  readonly events: NewEvent[];
+}
+
+export interface TailParts {
+  session: AttachedSession;
+  /** What the client has, by its own word. */
+  lastEventSeq: number;
+  transport: Transport;
+  replies: ReplyQueue;
+  store: Store;
+  recent: RecentEvents;
+  wakeups: Wakeups;
+  clock: Clock;
+  logger: Logger;
+  /** Called when delivery cannot go on: the session is another connection's, or the store refuses. */
+  onFailure(error: unknown): void;
+}
+
+/**
+ * The delivery of one session over one connection: reads the logs that the session follows from where
+ * it stands, stores which numbers the events get, sends them, and waits to be woken (law 1). Replay is
+ * the same with numbers that are stored already. One round holds a page in memory; a transport that
+ * does not drain stops the rounds and nothing else.
+ */
+export class Tail {
+  readonly #parts: TailParts;
+  readonly #followed = new Map<string, Followed>();
+  /** Jobs whose log may have grown; in the order in which they are served. */
+  readonly #ready = new Set<string>();
+  readonly #seesEverything: boolean;
+  #lastSeq: number;
+  #closed = false;
+  #wake: (() => void) | undefined;
+  readonly #waitingForIdle: (() => void)[] = [];
+
+  constructor(parts: TailParts) {
+    this.#parts = parts;
+    this.#lastSeq = parts.session.lastSeq;
+    this.#seesEverything = EVERYTHING.every((feature) => parts.session.features.includes(feature));
+    for (const follow of parts.session.follows) this.follow(follow);
+  }
+
+  /** The newest number that was given. */
+  get lastSeq(): number {
+    return this.#lastSeq;
+  }
+
+  /** Joins a job; one that is followed already goes on as it is (JOB-12). */
+  follow(follow: Follow): void {
+    if (this.#closed || this.#followed.has(follow.jobId)) return;
+    const { jobId } = follow;
+    this.#followed.set(jobId, {
+      follow: { ...follow },
+      encode: eventEncoder(this.#parts.session.sessionId, jobId, follow.traceId),
+      stop: this.#parts.wakeups.on(jobId, () => this.hint(jobId)),
+    });
+    this.hint(jobId);
+  }
+
+  /**
+   * Leaves a job, before the store is asked to end the follow, so that no run of it is stored after.
+   *
+   * @returns the follow as it stood, to be joined again should the store fail
+   */
+  unfollow(jobId: string): Follow | undefined {
+    const followed = this.#followed.get(jobId);
+    if (followed !== undefined) this.#leave(jobId, followed);
+    return followed?.follow;
+  }
+
+  /** Whether the session may cancel a job that it follows. */
+  mayCancel(jobId: string): boolean {
+    return this.#followed.get(jobId)?.follow.canCancel === true;
+  }
+
+  /** A job's log may have grown. */
+  hint(jobId: string): void {
+    this.#ready.add(jobId);
+    this.#wakeUp();
+  }
+
+  /** Delivers until the connection closes. Called once, after the welcome was sent. */
+  async run(): Promise<void> {
+    try {
+      await this.#replay();
+      while (!this.#closed) {
+        await this.#room();
+        if (this.#closed) return;
+        if (this.#ready.size === 0) {
+          this.#becameIdle();
+          await new Promise<void>((resolve) => {
+            this.#wake = resolve;
+          });
+          continue;
+        }
+        await this.#round();
+      }
+    } catch (error) {
+      if (!this.#closed) this.#parts.onFailure(error);
+    }
+  }
+
+  /** Resolves when there is nothing left to deliver, or the tail was closed. */
+  whenIdle(): Promise<void> {
+    if (this.#closed || this.#wake !== undefined) return Promise.resolve();
+    return new Promise((resolve) => this.#waitingForIdle.push(resolve));
+  }
+
+  close(): void {
+    this.#closed = true;
+    this.#becameIdle();
+    for (const { stop } of this.#followed.values()) stop();
+    this.#followed.clear();
+    this.#ready.clear();
+    this.#wakeUp();
+  }
+
+  /** Sends again what has numbers and is above what the client has (RES-1). */
+  async #replay(): Promise<void> {
+    const { session, store, recent } = this.#parts;
+    let sent = this.#parts.lastEventSeq;
+    while (sent < session.lastSeq && !this.#closed) {
+      const runs = await this.#patiently(() => store.sessions.readRuns(session, sent, REPLAY_RUNS));
+      for (const run of runs) {
+        const encode = eventEncoder(session.sessionId, run.jobId, run.traceId);
+        let seq = run.firstSeq;
+        let n = run.firstN - 1;
+        while (n < run.lastN) {
+          await this.#room();
+          await nextTurn();
+          if (this.#closed) return;
+          const after = n;
+          const events = await this.#patiently(() => recent.read(run.jobId, after, run.lastN));
+          const last = events.at(-1);
+          if (last === undefined) throw new Error(`Job ${run.jobId} lacks events above ${n} that were numbered.`);
+          const { frames, nextSeq } = await this.#frames(encode, run.jobId, events, seq, sent);
+          n = last.n;
+          seq = nextSeq;
+          if (this.#closed) return;
+          this.#parts.transport.send(frames);
+        }
+        sent = Math.max(sent, run.firstSeq + run.count - 1);
+      }
+      if (runs.length === 0) throw new Error(`Session ${session.sessionId} lacks runs above ${sent}.`);
+    }
+  }
+
+  /** One round of live delivery: read, number and store, send. */
+  async #round(): Promise<void> {
+    const stretches = await this.#gather();
+    if (this.#closed) return;
+    if (stretches.some(({ run, followed }) => this.#followed.get(run.jobId) !== followed)) {
+      // Somebody left while we read: the store would refuse the round. Read it again.
+      for (const { run } of stretches) if (this.#followed.has(run.jobId)) this.#ready.add(run.jobId);
+      return;
+    }
+    const { session, store, replies, transport } = this.#parts;
+    const runs = stretches.map((stretch) => stretch.run).filter((run) => run.count > 0);
+    if (runs.length > 0) {
+      // Moved in the very reaction to the answer: a request that the store took after these runs, and
+      // answers in the same breath, must find the follows where the store left them.
+      await this.#patiently(() => store.sessions.storeRuns(session, runs).then(() => this.#move(stretches)));
+    } else {
+      this.#move(stretches);
+      // Nothing was stored, so nothing has made this round wait: a long stretch of events that this
+      // session does not see would keep everybody else waiting (SES-13).
+      await nextTurn();
+    }
+    const batches: string[][] = [];
+    for (const { run, followed, events } of stretches) {
+      batches.push((await this.#frames(followed.encode, run.jobId, events, run.firstSeq, 0)).frames);
+    }
+    await replies.barrier();
+    if (!this.#closed) transport.send(batches.flat());
+  }
+
+  /** The follows stand behind these stretches now; a terminal event ends its follow. */
+  #move(stretches: readonly Stretch[]): void {
+    for (const { run, followed } of stretches) {
+      followed.follow.positionN = run.lastN;
+      this.#lastSeq += run.count;
+      if (run.endsFollow) this.#leave(run.jobId, followed);
+      else if (this.#followed.has(run.jobId)) this.#ready.add(run.jobId);
+    }
+  }
+
+  async #gather(): Promise<Stretch[]> {
+    const stretches: Stretch[] = [];
+    let events = 0;
+    let chars = 0;
+    let nextSeq = this.#lastSeq + 1;
+    for (const jobId of [...this.#ready].slice(0, ROUND_JOBS)) {
+      if (events >= ROUND_EVENTS || chars >= ROUND_CHARS) break;
+      this.#ready.delete(jobId);
+      const followed = this.#followed.get(jobId);
+      if (followed === undefined) continue;
+      const afterN = followed.follow.positionN;
+      const throughN = afterN + ROUND_EVENTS - events;
+      const page = await this.#patiently(() => this.#parts.recent.read(jobId, afterN, throughN));
+      const last = page.at(-1);
+      if (last === undefined || this.#closed || this.#followed.get(jobId) !== followed) continue;
+      let count = 0;
+      for (const event of page) {
+        if (this.#visible(event)) count += 1;
+        chars += event.payload.length;
+      }
+      events += page.length;
+      stretches.push({
+        followed,
+        events: page,
+        run: { firstSeq: nextSeq, count, jobId, firstN: afterN + 1, lastN: last.n, endsFollow: isTerminal(last) },
+      });
+      nextSeq += count;
+    }
+    return stretches;
+  }
+
+  /** The frames of consecutive events, the first visible one numbered `firstSeq`; those up to `sent` left out. */
+  async #frames(
+    encode: Followed["encode"],
+    jobId: string,
+    events: readonly NewEvent[],
+    firstSeq: number,
+    sent: number,
+  ): Promise<{ frames: string[]; nextSeq: number }> {
+    const frames: string[] = [];
+    let seq = firstSeq;
+    for (const event of events) {
+      if (!this.#visible(event)) continue;
+      if (seq > sent) {
+        if (!isTerminal(event)) frames.push(encode("job.event", seq, event.payload));
+        else frames.push(encode(event.kind, seq, await this.#terminalPayload(jobId, event)));
+      }
+      seq += 1;
+    }
+    return { frames, nextSeq: seq };
+  }
+
+  async #terminalPayload(jobId: string, event: NewEvent): Promise<string> {
+    if (event.kind === "job.error" || this.#parts.session.features.includes("result_chunk")) return event.payload;
+    return inlineResult(event.payload, event.n - 1, (afterN, throughN) =>
+      this.#parts.recent.read(jobId, afterN, throughN),
+    );
+  }
+
+  #wakeUp(): void {
+    const wake = this.#wake;
+    this.#wake = undefined;
+    wake?.();
+  }
+
+  #becameIdle(): void {
+    for (const resolve of this.#waitingForIdle.splice(0)) resolve();
+  }
+
+  #leave(jobId: string, followed: Followed): void {
+    followed.stop();
+    if (this.#followed.get(jobId) !== followed) return;
+    this.#followed.delete(jobId);
+    this.#ready.delete(jobId);
+  }
+
+  #visible(event: NewEvent): boolean {
+    return this.#seesEverything || isVisible(event.kind, this.#parts.session.features);
+  }
+
+  async #room(): Promise<void> {
+    const { transport } = this.#parts;
+    if (transport.bufferedBytes > MAX_BUFFERED_BYTES) await transport.drained(MAX_BUFFERED_BYTES);
+  }
+
+  /** Tries again while the store is down; a refusal is final. */
+  async #patiently<T>(operation: () => Promise<T>): Promise<T> {
+    for (;;) {
+      try {
+        return await operation();
+      } catch (error) {
+        if (!(error instanceof StoreUnavailable) || this.#closed) throw error;
+        this.#parts.logger.warn(
+          { err: error, session_id: this.#parts.session.sessionId },
+          "store down; delivery waits",
+        );
+        await sleep(this.#parts.clock, RETRY_MS);
+      }
+    }
+  }
+}
+
+const isTerminal = (event: NewEvent): boolean => event.kind === "job.result" || event.kind === "job.error";
+
+/** Lets the event loop serve everybody else. */
+const nextTurn = (): Promise<void> => new Promise((resolve) => setImmediate(resolve));

@@ -1,0 +1,148 @@
+/**
+ * The WebSocket side of the server: checks who asks, upgrades, hands each socket to the runtime. Costs a
+ * listener on somebody's HTTP server; touches no path but its own (SRV-7).
+ */
+import { type IncomingMessage, type Server, STATUS_CODES } from "node:http";
+import type { AddressInfo } from "node:net";
+import type { Duplex } from "node:stream";
+import { type WebSocket, WebSocketServer } from "ws";
+import { type Logger, silentLogger } from "../logger.ts";
+import { MAX_FRAME_BYTES } from "../protocol/index.ts";
+import type { Runtime } from "../runtime/index.ts";
+import { fromWs } from "../transport/ws-server.ts";
+import { type AddressRules, refusalOf } from "./addresses.ts";
+
+/** Where the wire is spoken. */
+export const ARCP_PATH = "/arcp";
+
+export interface AttachOptions {
+  /** Further names under which the server is reached, without a port (SRV-2). @default none */
+  allowedHosts?: readonly string[];
+  /** Further origins whose pages may connect, e.g. `https://app.example.com`. @default none */
+  allowedOrigins?: readonly string[];
+  /** Sockets at the same time; one more is answered 503. @default 20_000 */
+  maxConnections?: number;
+  /** Sockets that have not said a good hello yet; one more is answered 503. @default 1_000 */
+  maxUnauthenticated?: number;
+  /** @default a logger that says nothing */
+  logger?: Logger;
+}
+
+export interface Attachment extends AsyncDisposable {
+  /** Sockets that are open now. */
+  readonly connections: number;
+  /** Answers upgrades 503 from now on, and leaves the open sockets alone. */
+  refuse(): void;
+  /** Closes every socket, within 2 s, and lets go of the HTTP server. The runtime runs on. Idempotent. */
+  stop(): Promise<void>;
+}
+
+/** WebSocket close code: the server goes away. */
+const GOING_AWAY = 1001;
+/** How long a peer may take to read what is queued for it and answer the close. */
+const CLOSE_TIMEOUT_MS = 2_000;
+
+/** Answers an upgrade that does not take place. */
+function decline(socket: Duplex, status: number, message: string): void {
+  socket.end(
+    `HTTP/1.1 ${status} ${STATUS_CODES[status]}\r\nConnection: close\r\nContent-Type: text/plain; charset=utf-8\r\n` +
+      `Content-Length: ${Buffer.byteLength(message)}\r\n\r\n${message}`,
+  );
+}
+
+const boundHostOf = (server: Server): string => (server.address() as AddressInfo | null)?.address ?? "127.0.0.1";
+
+/** `/arcp` of `/arcp?x=1`; `undefined` for a target that is no path. */
+export function pathOf(request: IncomingMessage): { path: string; query: URLSearchParams } | undefined {
+  const base = "http://host";
+  if (!URL.canParse(request.url ?? "", base)) return undefined;
+  const { pathname, searchParams } = new URL(request.url ?? "", base);
+  return { path: pathname, query: searchParams };
+}
+
+/**
+ * Serves the runtime on `/arcp` of an HTTP server that serves other things as well. Starts the runtime,
+ * and never stops it. Upgrades to other paths are left to the server's other listeners, and answered 404
+ * when there is none.
+ */
+export async function attach(runtime: Runtime, httpServer: Server, options: AttachOptions = {}): Promise<Attachment> {
+  const { maxConnections = 20_000, maxUnauthenticated = 1_000, logger = silentLogger } = options;
+  const rulesNow = (): AddressRules => ({
+    boundHost: boundHostOf(httpServer),
+    allowedHosts: options.allowedHosts ?? [],
+    allowedOrigins: options.allowedOrigins ?? [],
+  });
+  // No compression: a frame of a log is small, and a compressor per socket is not.
+  const upgrades = new WebSocketServer({ noServer: true, maxPayload: MAX_FRAME_BYTES, perMessageDeflate: false });
+  const sockets = new Set<WebSocket>();
+  let unauthenticated = 0;
+  let refusing = false;
+
+  const welcome = (ws: WebSocket, request: IncomingMessage) => {
+    sockets.add(ws);
+    unauthenticated += 1;
+    let stranger = true;
+    const known = () => {
+      if (stranger) unauthenticated -= 1;
+      stranger = false;
+    };
+    ws.once("close", () => {
+      sockets.delete(ws);
+      known();
+    });
+    runtime.accept(fromWs(ws, request.socket, { clock: runtime.clock, logger }), { onWelcome: known });
+  };
+
+  const onUpgrade = (request: IncomingMessage, socket: Duplex, head: Buffer) => {
+    const target = pathOf(request);
+    if (target?.path !== ARCP_PATH) {
+      if (httpServer.listenerCount("upgrade") === 1) decline(socket, 404, "Nothing is served here; ARCP is at /arcp.");
+      return;
+    }
+    const onError = (error: Error) => logger.debug({ err: error }, "socket failed during its upgrade");
+    socket.on("error", onError);
+    const refusal = refusalOf(request, rulesNow());
+    if (refusal !== undefined) {
+      logger.warn({ host: request.headers.host, origin: request.headers.origin }, "upgrade refused");
+      decline(socket, 403, `Forbidden: ${refusal}`);
+    } else if (target.query.size > 0) {
+      // Addresses end up in logs and histories (SRV-4).
+      decline(socket, 400, "No query is taken here: a token travels in session.hello, never in a URL.");
+    } else if (refusing || sockets.size >= maxConnections || unauthenticated >= maxUnauthenticated) {
+      if (!refusing)
+        logger.warn({ connections: sockets.size, unauthenticated }, "too many connections; upgrade refused");
+      decline(socket, 503, refusing ? "The server is stopping." : "Too many connections; try again later.");
+    } else {
+      upgrades.handleUpgrade(request, socket, head, (ws) => {
+        socket.off("error", onError);
+        welcome(ws, request);
+      });
+    }
+  };
+
+  await runtime.start();
+  httpServer.on("upgrade", onUpgrade);
+
+  const stop = async () => {
+    refusing = true;
+    httpServer.off("upgrade", onUpgrade);
+    const open = [...sockets];
+    const closed = open.map((ws) => new Promise<void>((resolve) => ws.once("close", () => resolve())));
+    for (const ws of open) ws.close(GOING_AWAY, "the server is stopping");
+    const timer = runtime.clock.after(CLOSE_TIMEOUT_MS, () => {
+      for (const ws of sockets) ws.terminate();
+    });
+    await Promise.all(closed);
+    timer.cancel();
+  };
+  return {
+    get connections() {
+      return sockets.size;
+    },
+    refuse() {
+      refusing = true;
+    },
+    stop,
+    [Symbol.asyncDispose]: stop,
+  };
+}

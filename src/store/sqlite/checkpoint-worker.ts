@@ -1,0 +1,44 @@
+/**
+ * The worker thread that checkpoints one file, at the orders of checkpointer.ts.
+ */
+import { parentPort, workerData } from "node:worker_threads";
+import type { CheckpointOrder, CheckpointReport } from "./checkpointer.ts";
+import { Database } from "./database.ts";
+
+/**
+ * How long to wait for other processes when the log is to be truncated. This process waits meanwhile;
+ * a truncation that does not come about is ordered again.
+ */
+const BUSY_TIMEOUT_MS = 20;
+
+/** Frame header and page. */
+const FRAME_BYTES = 24 + 4096;
+
+const port = parentPort;
+if (port === null) {
+  throw new Error("this file is the entry of a worker thread");
+}
+
+const db = new Database(String(workerData), { busyTimeoutMs: BUSY_TIMEOUT_MS });
+
+/** @returns the size of the log */
+function checkpoint(mode: "PASSIVE" | "TRUNCATE"): number {
+  const progress = db.get<{ log: number }>(`PRAGMA wal_checkpoint(${mode})`);
+  return (progress?.log ?? 0) * FRAME_BYTES;
+}
+
+port.on("message", (order: CheckpointOrder) => {
+  let report: CheckpointReport;
+  try {
+    // The passive one first in any case: it copies all or nearly all, and holds up nobody.
+    const walBytes = checkpoint("PASSIVE");
+    report = { walBytes: order === "checkpoint" ? walBytes : checkpoint("TRUNCATE") };
+  } catch (error) {
+    report = { error: error instanceof Error ? error.message : String(error) };
+  }
+  port.postMessage(report);
+  if (order === "stop") {
+    db.close();
+    port.close();
+  }
+});

@@ -1,0 +1,299 @@
+/**
+ * Jobs and their logs. Appending is the hot path: one look at the narrow head of the job, one insert
+ * per event into one b-tree, one update of the head.
+ */
+import { type FinalStatus, isFinal, type JobStatus, type Lease } from "../../protocol/index.ts";
+import {
+  type AppendBatch,
+  type AppendResult,
+  type EventPage,
+  type JobFacet,
+  type JobRecord,
+  type ListEntry,
+  type ListPage,
+  type ListQuery,
+  type StoredEvent,
+  StoreRefusal,
+} from "../store.ts";
+import type { Database } from "./database.ts";
+import type { Engine } from "./engine.ts";
+
+/** Bounds of a page (STO-7). */
+const PAGE_EVENTS = 512;
+const PAGE_BYTES = 1024 * 1024;
+
+export interface JobHead {
+  job_key: number;
+  state: JobStatus;
+  run_epoch: number;
+  node_id: string;
+  last_n: number;
+  floor_n: number;
+  trace_id: string;
+  session_key: number;
+}
+
+/** What every operation on a job starts from. */
+export function headOf(db: Database, jobId: string): JobHead | undefined {
+  return db.get<JobHead>(
+    `SELECT h.job_key, h.state, h.run_epoch, h.node_id, h.last_n, h.floor_n, j.trace_id, j.session_key
+     FROM jobs j JOIN job_heads h ON h.job_key = j.job_key WHERE j.job_id = ?`,
+    jobId,
+  );
+}
+
+export const unknownJob = (jobId: string) => new StoreRefusal("unknown_job", `there is no job ${jobId}`);
+
+export function jobFacet(engine: Engine): JobFacet {
+  return {
+    append: (batches) => Promise.all(batches.map((batch) => appendBatch(engine, batch))),
+    read: (jobId, afterN, throughN) => engine.read((db) => read(db, jobId, afterN, throughN)),
+    get: (jobId) => engine.read((db) => get(db, jobId)),
+    list: (query) => engine.read((db) => list(db, query)),
+  };
+}
+
+/** Each batch is a write of its own, so that it stands or falls alone; the group commit joins them. */
+async function appendBatch(engine: Engine, batch: AppendBatch): Promise<AppendResult> {
+  let bytes = 0;
+  for (const event of batch.events) {
+    bytes += Buffer.byteLength(event.payload);
+  }
+  try {
+    await engine.write((db) => append(db, batch, bytes), { rows: batch.events.length + 1, bytes });
+    return { ok: true };
+  } catch (error) {
+    if (error instanceof StoreRefusal) {
+      return { ok: false, refusal: error };
+    }
+    throw error;
+  }
+}
+
+function append(db: Database, batch: AppendBatch, bytes: number): void {
+  const { jobId, events, end } = batch;
+  const head = headOf(db, jobId);
+  if (head === undefined) {
+    throw unknownJob(jobId);
+  }
+  const first = events[0];
+  if (first === undefined) {
+    if (end !== undefined) {
+      throw new StoreRefusal("wrong_number", `${jobId} cannot end without its terminal event`);
+    }
+    return;
+  }
+  if (events.some((event, i) => event.n !== first.n + i)) {
+    throw new StoreRefusal("wrong_number", `the events of a batch for ${jobId} are not numbered consecutively`);
+  }
+  const known = countStored(db, head, batch, first.n);
+  if (known === events.length) {
+    return;
+  }
+  if (isFinal(head.state)) {
+    throw new StoreRefusal("job_ended", `${jobId} has ended (${head.state})`);
+  }
+  if (head.run_epoch !== batch.runEpoch) {
+    throw new StoreRefusal("stale_run", `run ${batch.runEpoch} of ${jobId} is over; the newest is ${head.run_epoch}`);
+  }
+  if (first.n + known !== head.last_n + 1) {
+    throw new StoreRefusal(
+      "wrong_number",
+      `event ${first.n} of ${jobId} is neither stored nor the next, ${head.last_n + 1}`,
+    );
+  }
+
+  let newBytes = bytes;
+  for (const event of events) {
+    if (event.n <= head.last_n) {
+      newBytes -= Buffer.byteLength(event.payload);
+    } else {
+      insertEvent(db, head.job_key, batch.runEpoch, event.n, event.kind, event.payload);
+    }
+  }
+  moveHead(db, head.job_key, first.n + events.length - 1, newBytes);
+  if (end !== undefined) {
+    closeHead(db, head.job_key, end, batch.now);
+  }
+}
+
+/** How many of the batch's first events are stored under the same identity (STO-1). */
+function countStored(db: Database, head: JobHead, batch: AppendBatch, firstN: number): number {
+  if (firstN > head.last_n) {
+    return 0;
+  }
+  const overlap = Math.min(batch.events.length, head.last_n - firstN + 1);
+  const same = db.get<{ count: number }>(
+    "SELECT count(*) AS count FROM events WHERE job_key = ? AND n BETWEEN ? AND ? AND run_epoch = ?",
+    head.job_key,
+    firstN,
+    firstN + overlap - 1,
+    batch.runEpoch,
+  );
+  return same?.count === overlap ? overlap : 0;
+}
+
+function insertEvent(db: Database, jobKey: number, runEpoch: number, n: number, kind: string, payload: string): void {
+  db.run(
+    "INSERT INTO events (job_key, n, run_epoch, kind, payload) VALUES (?, ?, ?, ?, ?)",
+    jobKey,
+    n,
+    runEpoch,
+    kind,
+    payload,
+  );
+}
+
+function moveHead(db: Database, jobKey: number, lastN: number, bytes: number): void {
+  db.run("UPDATE job_heads SET last_n = ?, bytes = bytes + ? WHERE job_key = ?", lastN, bytes, jobKey);
+}
+
+/** The end of a job and the end of its run's authority are one (law 3). */
+function closeHead(db: Database, jobKey: number, status: FinalStatus, now: number): void {
+  db.run(
+    "UPDATE job_heads SET state = ?, ended_at = ?, run_epoch = run_epoch + 1 WHERE job_key = ?",
+    status,
+    now,
+    jobKey,
+  );
+}
+
+/**
+ * Ends a live job from outside. The terminal event is not its run's: under the next epoch it can never be
+ * taken for one that the run tries to append under the same n (STO-1).
+ */
+export function endJob(
+  db: Database,
+  job: { job_key: number; last_n: number; run_epoch: number },
+  end: { kind: string; payload: string; status: FinalStatus; now: number },
+): void {
+  insertEvent(db, job.job_key, job.run_epoch + 1, job.last_n + 1, end.kind, end.payload);
+  moveHead(db, job.job_key, job.last_n + 1, Buffer.byteLength(end.payload));
+  closeHead(db, job.job_key, end.status, end.now);
+}
+
+interface EventRow {
+  n: number;
+  run_epoch: number;
+  kind: string;
+  payload: string;
+}
+
+function read(db: Database, jobId: string, afterN: number, throughN?: number): EventPage {
+  const head = headOf(db, jobId);
+  if (head === undefined) {
+    throw unknownJob(jobId);
+  }
+  if (afterN < head.floor_n) {
+    throw new StoreRefusal(
+      "below_floor",
+      `events of ${jobId} up to n = ${head.floor_n} are gone; ${afterN + 1} was asked for`,
+    );
+  }
+  const events: StoredEvent[] = [];
+  let bytes = 0;
+  const rows = db.iterate<EventRow>(
+    "SELECT n, run_epoch, kind, payload FROM events WHERE job_key = ? AND n > ? AND n <= ? ORDER BY n LIMIT ?",
+    head.job_key,
+    afterN,
+    Math.min(throughN ?? head.last_n, head.last_n),
+    PAGE_EVENTS,
+  );
+  for (const row of rows) {
+    bytes += Buffer.byteLength(row.payload);
+    if (bytes > PAGE_BYTES && events.length > 0) {
+      break;
+    }
+    events.push({ n: row.n, runEpoch: row.run_epoch, kind: row.kind, payload: row.payload });
+  }
+  return { events };
+}
+
+interface JobRow {
+  job_key: number;
+  job_id: string;
+  principal: string;
+  session_id: string;
+  agent: string;
+  lease: string;
+  lease_expires_at: number | null;
+  parent_job_id: string | null;
+  trace_id: string;
+  created_at: number;
+  state: JobStatus;
+  run_epoch: number;
+  node_id: string;
+  ended_at: number | null;
+  last_n: number;
+  floor_n: number;
+  cancel_requested: number;
+}
+
+const JOB_COLUMNS = `j.job_key, j.job_id, j.principal, s.session_id, j.agent, j.lease, j.lease_expires_at,
+  j.parent_job_id, j.trace_id, j.created_at, h.state, h.run_epoch, h.node_id, h.ended_at, h.last_n, h.floor_n,
+  h.cancel_requested`;
+
+const JOB_TABLES = `jobs j JOIN job_heads h ON h.job_key = j.job_key
+  JOIN sessions s ON s.session_key = j.session_key`;
+
+function toRecord(row: JobRow): JobRecord {
+  return {
+    jobId: row.job_id,
+    principal: row.principal,
+    sessionId: row.session_id,
+    agent: row.agent,
+    lease: JSON.parse(row.lease) as Lease,
+    leaseExpiresAt: row.lease_expires_at ?? undefined,
+    parentJobId: row.parent_job_id ?? undefined,
+    traceId: row.trace_id,
+    status: row.state,
+    runEpoch: row.run_epoch,
+    nodeId: row.node_id,
+    createdAt: row.created_at,
+    endedAt: row.ended_at ?? undefined,
+    lastN: row.last_n,
+    floorN: row.floor_n,
+    cancelRequested: row.cancel_requested === 1,
+  };
+}
+
+function get(db: Database, jobId: string): JobRecord | undefined {
+  const row = db.get<JobRow>(`SELECT ${JOB_COLUMNS} FROM ${JOB_TABLES} WHERE j.job_id = ?`, jobId);
+  return row === undefined ? undefined : toRecord(row);
+}
+
+function list(db: Database, query: ListQuery): ListPage {
+  let below = Number.MAX_SAFE_INTEGER;
+  if (query.cursor !== undefined) {
+    const cursor = db.get<{ job_key: number }>("SELECT job_key FROM jobs WHERE job_id = ?", query.cursor);
+    if (cursor === undefined) {
+      // Jobs go oldest first: where the cursor's job was, nothing older is left.
+      return { jobs: [], nextCursor: undefined };
+    }
+    below = cursor.job_key;
+  }
+  // Live jobs have an index of their own, for a principal with a long past asks for them most of all.
+  const liveOnly = query.status !== undefined && !query.status.some(isFinal);
+  const rows = db.all<JobRow & { last_event_seq: number | null }>(
+    `SELECT ${JOB_COLUMNS},
+       (SELECT last_seq FROM follows f WHERE f.session_key = j.session_key AND f.job_key = j.job_key) AS last_event_seq
+     FROM ${JOB_TABLES}
+     WHERE ${liveOnly ? "h.principal = ?1 AND h.job_key < ?2 AND h.ended_at IS NULL" : "j.principal = ?1 AND j.job_key < ?2"}
+       AND (?3 IS NULL OR h.state IN (SELECT value FROM json_each(?3)))
+       AND (?4 IS NULL OR j.agent = ?4 OR substr(j.agent, 1, length(?4) + 1) = ?4 || '@')
+       AND (?5 IS NULL OR j.created_at > ?5)
+       AND (?6 IS NULL OR j.created_at < ?6)
+     ORDER BY ${liveOnly ? "h.job_key" : "j.job_key"} DESC LIMIT ?7`,
+    query.principal,
+    below,
+    query.status === undefined ? null : JSON.stringify(query.status),
+    query.agent ?? null,
+    query.createdAfter ?? null,
+    query.createdBefore ?? null,
+    query.limit + 1,
+  );
+  const jobs = rows
+    .slice(0, query.limit)
+    .map((row): ListEntry => ({ ...toRecord(row), lastEventSeq: row.last_event_seq ?? 0 }));
+  return { jobs, nextCursor: rows.length > query.limit ? jobs.at(-1)?.jobId : undefined };
+}

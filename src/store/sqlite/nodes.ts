@@ -1,0 +1,139 @@
+/**
+ * Nodes: who is alive, and the burial of who is not. A live node holds the lock of its own small file
+ * (node-lock.ts), which is the proof; heartbeats are for a process that hangs.
+ */
+import { type Burial, type NodeFacet, type NodeRecord, StoreRefusal } from "../store.ts";
+import type { Database } from "./database.ts";
+import type { Engine } from "./engine.ts";
+import { endJob } from "./jobs.ts";
+import type { NodeLocks } from "./node-lock.ts";
+
+/** Jobs that one step of a burial ends. */
+const JOBS_PER_STEP = 64;
+
+/** @throws StoreRefusal dead_node, also for a node that left or was never entered */
+export function requireLiveNode(db: Database, nodeId: string): void {
+  if (db.get("SELECT 1 FROM nodes WHERE node_id = ? AND state = 'alive'", nodeId) === undefined) {
+    throw new StoreRefusal("dead_node", `${nodeId} is not a live node`);
+  }
+}
+
+export function nodeFacet(engine: Engine, locks: NodeLocks): NodeFacet {
+  return {
+    async register(node) {
+      // Locked first: a node that can be seen can be proven alive.
+      locks.take(node.nodeId);
+      try {
+        await engine.write((db) =>
+          db.run(
+            "INSERT INTO nodes VALUES (?, ?, ?, ?, 0, ?, 'alive', NULL)",
+            node.nodeId,
+            node.pid,
+            node.host,
+            node.now,
+            node.now,
+          ),
+        );
+      } catch (error) {
+        locks.remove(node.nodeId);
+        throw error;
+      }
+    },
+
+    beat: (nodeId, now) =>
+      engine.write(
+        (db) =>
+          db.run(
+            "UPDATE nodes SET heartbeat = heartbeat + 1, beaten_at = ? WHERE node_id = ? AND state = 'alive'",
+            now,
+            nodeId,
+          ) === 1,
+      ),
+
+    async list() {
+      const rows = await engine.read(list);
+      return rows.map((row) => ({ ...row, provenDead: locks.provenDead(row.nodeId) }));
+    },
+
+    async bury(burial) {
+      const step = await engine.write((db) => bury(db, burial), { rows: JOBS_PER_STEP * 2, bytes: 0 });
+      if (step.buried) {
+        locks.remove(burial.nodeId);
+      }
+      return { endedJobIds: step.endedJobIds, more: step.more };
+    },
+
+    async leave(nodeId, now) {
+      await engine.write((db) => leave(db, nodeId, now));
+      locks.remove(nodeId);
+    },
+  };
+}
+
+interface NodeRow {
+  node_id: string;
+  pid: number;
+  host: string;
+  started_at: number;
+  heartbeat: number;
+  state: NodeRecord["state"];
+}
+
+const HAS_LIVE_JOBS = "EXISTS (SELECT 1 FROM job_heads h WHERE h.node_id = nodes.node_id AND h.ended_at IS NULL)";
+
+function list(db: Database): Omit<NodeRecord, "provenDead">[] {
+  return db
+    .all<NodeRow>(
+      `SELECT node_id, pid, host, started_at, heartbeat, state FROM nodes
+       WHERE state = 'alive' OR (state = 'dead' AND ${HAS_LIVE_JOBS}) ORDER BY started_at, node_id`,
+    )
+    .map((row) => ({
+      nodeId: row.node_id,
+      pid: row.pid,
+      host: row.host,
+      startedAt: row.started_at,
+      heartbeat: row.heartbeat,
+      state: row.state,
+    }));
+}
+
+function bury(db: Database, burial: Burial): { endedJobIds: string[]; more: boolean; buried: boolean } {
+  const node = db.get<{ heartbeat: number; state: string }>(
+    "SELECT heartbeat, state FROM nodes WHERE node_id = ?",
+    burial.nodeId,
+  );
+  if (node === undefined || node.state === "left" || (node.state === "alive" && node.heartbeat !== burial.heartbeat)) {
+    return { endedJobIds: [], more: false, buried: false };
+  }
+  if (node.state === "alive") {
+    db.run("UPDATE nodes SET state = 'dead', over_at = ? WHERE node_id = ?", burial.now, burial.nodeId);
+    detachAll(db, burial.nodeId, burial.now);
+  }
+  const live = db.all<{ job_key: number; job_id: string; last_n: number; run_epoch: number }>(
+    `SELECT h.job_key, j.job_id, h.last_n, h.run_epoch FROM job_heads h JOIN jobs j ON j.job_key = h.job_key
+     WHERE h.node_id = ? AND h.ended_at IS NULL ORDER BY h.job_key LIMIT ?`,
+    burial.nodeId,
+    JOBS_PER_STEP + 1,
+  );
+  const ending = live.slice(0, JOBS_PER_STEP);
+  for (const job of ending) {
+    endJob(db, job, { kind: "job.error", payload: burial.jobErrorPayload, status: "error", now: burial.now });
+  }
+  const more = live.length > ending.length;
+  return { endedJobIds: ending.map((job) => job.job_id), more, buried: !more };
+}
+
+/** A node that leaves jobs behind, against its promise, is dead rather than gone: somebody must bury them. */
+function leave(db: Database, nodeId: string, now: number): void {
+  db.run(
+    `UPDATE nodes SET state = CASE WHEN ${HAS_LIVE_JOBS} THEN 'dead' ELSE 'left' END, over_at = ?
+     WHERE node_id = ? AND state = 'alive'`,
+    now,
+    nodeId,
+  );
+  detachAll(db, nodeId, now);
+}
+
+function detachAll(db: Database, nodeId: string, now: number): void {
+  db.run("UPDATE sessions SET node_id = NULL, resumable_until = ? + resume_window_ms WHERE node_id = ?", now, nodeId);
+}

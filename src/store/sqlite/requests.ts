@@ -1,0 +1,362 @@
+/**
+ * The requests of a session. Each one is fence, then identity, then all or nothing: what it changes, its
+ * deduplication row and its reply are one commit (law 6), so a lost answer is given again and never
+ * made again.
+ */
+import { isFinal, isVisible } from "../../protocol/index.ts";
+import type {
+  CancelOutcome,
+  CancelRequest,
+  Duplicate,
+  FollowOutcome,
+  FollowRequest,
+  ReplyDraft,
+  RequestFacet,
+  RequestRef,
+  SubmitOutcome,
+  SubmitRequest,
+} from "../store.ts";
+import type { Database } from "./database.ts";
+import type { Engine } from "./engine.ts";
+import { headOf, type JobHead, unknownJob } from "./jobs.ts";
+import { requireLiveNode } from "./nodes.ts";
+import { fence, type SessionRow } from "./sessions.ts";
+
+export function requestFacet(engine: Engine): RequestFacet {
+  return {
+    submit: (request) =>
+      engine.write((db) => once(db, request, (session) => framed(submit(db, session, request), request)), {
+        rows: 8,
+        bytes: request.job.input.length + request.acceptedPayload.length,
+      }),
+    follow: (request) =>
+      engine.write((db) => once(db, request, (session) => framed(follow(db, session, request), request))),
+    unfollow: (request) =>
+      engine.write((db) =>
+        once(db, request, (session) => ({ answer: unfollow(db, session, request.jobId), frame: undefined })),
+      ),
+    cancel: (request) =>
+      engine.write((db) => once(db, request, (session) => framed(cancel(db, session, request), request))),
+    note: (request) =>
+      engine.write((db) => once(db, request, () => ({ answer: { outcome: "noted" as const }, frame: request.frame }))),
+  };
+}
+
+/** What a request came to, and the reply that is to be given again when the request comes again. */
+interface Done<Answer> {
+  answer: Answer;
+  frame: string | undefined;
+}
+
+function framed<Outcome>(
+  outcome: Outcome,
+  request: { reply(outcome: Outcome): ReplyDraft },
+): Done<Outcome & { frame: string }> {
+  const { frame } = request.reply(outcome);
+  return { answer: { ...outcome, frame }, frame };
+}
+
+/** Does a request unless it was done before, and stores that it was. */
+function once<Answer>(
+  db: Database,
+  request: RequestRef,
+  act: (session: SessionRow) => Done<Answer>,
+): Answer | Duplicate {
+  const session = fence(db, request);
+  const before = db.get<{ frame: string | null }>(
+    "SELECT frame FROM requests WHERE session_key = ? AND message_id = ?",
+    session.session_key,
+    request.messageId,
+  );
+  if (before !== undefined) {
+    return { outcome: "duplicate", frame: before.frame ?? undefined };
+  }
+  const { answer, frame } = act(session);
+  db.run(
+    `INSERT INTO requests (session_key, message_id, ordinal, event_seq, frame, owed)
+     VALUES (?1, ?2, (SELECT coalesce(max(ordinal), 0) + 1 FROM requests WHERE session_key = ?1 AND owed = 1),
+       ?3, ?4, ?4 IS NOT NULL)`,
+    session.session_key,
+    request.messageId,
+    session.last_seq,
+    frame ?? null,
+  );
+  return answer;
+}
+
+// ------------------------------------------------------------------------------------------- submit
+
+function submit(db: Database, session: SessionRow, request: SubmitRequest): SubmitOutcome {
+  requireLiveNode(db, request.nodeId);
+  return repeatedSubmit(db, session, request) ?? newSubmit(db, session, request);
+}
+
+/** What an idempotency key that is still held makes of the submit; `undefined` when nothing. */
+function repeatedSubmit(db: Database, session: SessionRow, request: SubmitRequest): SubmitOutcome | undefined {
+  if (request.idempotency === undefined) {
+    return undefined;
+  }
+  const held = db.get<{ digest: string; accepted_payload: string; job_id: string }>(
+    `SELECT i.digest, i.accepted_payload, j.job_id FROM idempotency i JOIN jobs j ON j.job_key = i.job_key
+     WHERE i.principal = ? AND i.key = ? AND i.expires_at > ?`,
+    request.principal,
+    request.idempotency.key,
+    request.now,
+  );
+  const head = held && headOf(db, held.job_id);
+  if (held === undefined || head === undefined) {
+    return undefined;
+  }
+  if (held.digest !== request.idempotency.digest) {
+    return { outcome: "duplicate_key" };
+  }
+  const { job_id: jobId, accepted_payload: acceptedPayload } = held;
+  if (openFollow(db, session, head) === undefined) {
+    openFollowAt(db, session, head.job_key, head.floor_n);
+  }
+  db.run("UPDATE follows SET can_cancel = 1 WHERE session_key = ? AND job_key = ?", session.session_key, head.job_key);
+  return { outcome: "repeated", jobId, traceId: head.trace_id, acceptedPayload };
+}
+
+function newSubmit(db: Database, session: SessionRow, request: SubmitRequest): SubmitOutcome {
+  const live = db.get<{ count: number }>(
+    "SELECT count(*) AS count FROM job_heads WHERE principal = ? AND ended_at IS NULL",
+    request.principal,
+  );
+  if ((live?.count ?? 0) >= request.maxRunningJobsPerPrincipal) {
+    return { outcome: "limit_exceeded" };
+  }
+  const { job, idempotency, principal, now } = request;
+  const { job_key: jobKey } = db.get<{ job_key: number }>(
+    `INSERT INTO jobs (job_id, principal, session_key, agent, input, lease, lease_expires_at, parent_job_id, trace_id,
+       max_runtime_ms, created_at)
+     VALUES (?, ?, ?, ?, ?, ?, ?, NULL, ?, ?, ?) RETURNING job_key`,
+    job.jobId,
+    principal,
+    session.session_key,
+    job.agent,
+    job.input,
+    JSON.stringify(job.lease),
+    job.leaseExpiresAt ?? null,
+    job.traceId,
+    job.maxRuntimeMs ?? null,
+    now,
+  ) as { job_key: number };
+  db.run(
+    `INSERT INTO job_heads (job_key, principal, node_id, state, run_epoch, last_n, floor_n, bytes, cancel_requested,
+       cancel_reason, ended_at)
+     VALUES (?, ?, ?, 'running', 1, 0, 0, 0, 0, NULL, NULL)`,
+    jobKey,
+    principal,
+    request.nodeId,
+  );
+  openFollowAt(db, session, jobKey, 0);
+  db.run("UPDATE follows SET can_cancel = 1 WHERE session_key = ? AND job_key = ?", session.session_key, jobKey);
+  if (idempotency !== undefined) {
+    db.run(
+      `INSERT OR REPLACE INTO idempotency (principal, key, digest, job_key, accepted_payload, expires_at)
+       VALUES (?, ?, ?, ?, ?, ?)`,
+      principal,
+      idempotency.key,
+      idempotency.digest,
+      jobKey,
+      request.acceptedPayload,
+      now + idempotency.ttlMs,
+    );
+  }
+  return { outcome: "created" };
+}
+
+// ------------------------------------------------------------------------------------------ follows
+
+/** The position of the session's open follow of a job. */
+function openFollow(db: Database, session: SessionRow, head: JobHead): number | undefined {
+  return db.get<{ position_n: number }>(
+    "SELECT position_n FROM follows WHERE session_key = ? AND job_key = ? AND open = 1",
+    session.session_key,
+    head.job_key,
+  )?.position_n;
+}
+
+/** Opens a follow, or again one that had ended. The right to cancel, once had, stays. */
+function openFollowAt(db: Database, session: SessionRow, jobKey: number, positionN: number): void {
+  db.run(
+    `INSERT INTO follows (session_key, job_key, ordinal, position_n, last_seq, can_cancel, open)
+     VALUES (?1, ?2, (SELECT coalesce(max(ordinal), 0) + 1 FROM follows WHERE session_key = ?1 AND open = 1),
+       ?3, 0, 0, 1)
+     ON CONFLICT (session_key, job_key) DO UPDATE
+       SET ordinal = excluded.ordinal, position_n = excluded.position_n, open = 1`,
+    session.session_key,
+    jobKey,
+    positionN,
+  );
+}
+
+function follow(db: Database, session: SessionRow, request: FollowRequest): FollowOutcome {
+  const head = headOf(db, request.jobId);
+  if (head === undefined) {
+    throw unknownJob(request.jobId);
+  }
+  const submitter = submitterOf(db, head);
+  const current = openFollow(db, session, head);
+  const positionN = current ?? startOf(db, head, submitter, request);
+  if (current === undefined) {
+    openFollowAt(db, session, head.job_key, positionN);
+  }
+  return {
+    outcome: "followed",
+    status: head.state,
+    already: current !== undefined,
+    positionN,
+    subscribedFrom: numberAfter(db, head, submitter, positionN),
+    traceId: head.trace_id,
+  };
+}
+
+function unfollow(db: Database, session: SessionRow, jobId: string): { outcome: "unfollowed" } {
+  db.run(
+    `UPDATE follows SET open = 0
+     WHERE session_key = ? AND job_key = (SELECT job_key FROM jobs WHERE job_id = ?) AND open = 1`,
+    session.session_key,
+    jobId,
+  );
+  return { outcome: "unfollowed" };
+}
+
+/** The session that submitted a job: its numbers are what a subscriber's `from_event_seq` counts in. */
+interface Submitter {
+  sessionKey: number;
+  features: string[];
+  /** The newest number in the session. */
+  sessionSeq: number;
+  /** The newest number of an event of this job; 0 for none. */
+  jobSeq: number;
+  positionN: number;
+}
+
+function submitterOf(db: Database, head: JobHead): Submitter {
+  const row = db.get<{ features: string; session_seq: number; job_seq: number; position_n: number }>(
+    `SELECT s.features, s.last_seq AS session_seq, f.last_seq AS job_seq, f.position_n
+     FROM sessions s JOIN follows f ON f.session_key = s.session_key AND f.job_key = ?
+     WHERE s.session_key = ?`,
+    head.job_key,
+    head.session_key,
+  );
+  return {
+    sessionKey: head.session_key,
+    features: row === undefined ? [] : (JSON.parse(row.features) as string[]),
+    sessionSeq: row?.session_seq ?? 0,
+    jobSeq: row?.job_seq ?? 0,
+    positionN: row?.position_n ?? 0,
+  };
+}
+
+/** The position at which a new follow starts. */
+function startOf(db: Database, head: JobHead, submitter: Submitter, request: FollowRequest): number {
+  // Every follow of a job that has ended delivers its terminal event, the newest.
+  const newest = isFinal(head.state) ? head.last_n - 1 : head.last_n;
+  if (!request.history) {
+    return newest;
+  }
+  const from = request.fromEventSeq ?? 0;
+  if (from <= 1) {
+    return head.floor_n;
+  }
+  const position = positionBefore(db, head, submitter, from) ?? newest;
+  return Math.max(head.floor_n, Math.min(position, newest));
+}
+
+interface RunRow {
+  first_seq: number;
+  count: number;
+  first_n: number;
+  last_n: number;
+}
+
+/**
+ * The n before the job's first event that has the submitter's number `seq` or a later one. `undefined` when
+ * that lies in the future: `seq` is more than the next number that the submitter's session will give.
+ */
+function positionBefore(db: Database, head: JobHead, submitter: Submitter, seq: number): number | undefined {
+  const run = db.get<RunRow>(
+    `SELECT first_seq, count, first_n, last_n FROM runs
+     WHERE job_key = ?1 AND session_key = ?2 AND first_seq + count > ?3 AND first_seq >= coalesce(
+       (SELECT max(first_seq) FROM runs WHERE job_key = ?1 AND session_key = ?2 AND first_seq <= ?3), 0)
+     ORDER BY first_seq LIMIT 1`,
+    head.job_key,
+    submitter.sessionKey,
+    seq,
+  );
+  if (run === undefined) {
+    // What has no number yet will get one above all that were given.
+    return seq <= submitter.sessionSeq + 1 ? submitter.positionN : undefined;
+  }
+  const skip = Math.max(0, seq - run.first_seq);
+  if (run.count === run.last_n - run.first_n + 1) {
+    return run.first_n + skip - 1;
+  }
+  const visible = visibleIn(db, head, submitter, run.first_n, run.last_n);
+  return (visible[skip] ?? run.first_n) - 1;
+}
+
+/** The submitter's number of the job's first event with n > `positionN`, or the one it may get. */
+function numberAfter(db: Database, head: JobHead, submitter: Submitter, positionN: number): number {
+  const runs = db.iterate<RunRow>(
+    `SELECT first_seq, count, first_n, last_n FROM runs
+     WHERE job_key = ? AND session_key = ? AND last_n > ? ORDER BY first_seq`,
+    head.job_key,
+    submitter.sessionKey,
+    positionN,
+  );
+  for (const run of runs) {
+    const passed = Math.max(0, positionN - run.first_n + 1);
+    const passedVisible =
+      passed === 0 || run.count === run.last_n - run.first_n + 1
+        ? passed
+        : visibleIn(db, head, submitter, run.first_n, positionN).length;
+    if (passedVisible < run.count) {
+      return run.first_seq + passedVisible;
+    }
+  }
+  return submitter.jobSeq + 1;
+}
+
+/** The n of the events that the submitter's features let it see, of one run: a page at the most. */
+function visibleIn(db: Database, head: JobHead, submitter: Submitter, firstN: number, lastN: number): number[] {
+  return db
+    .all<{ n: number; kind: string }>(
+      "SELECT n, kind FROM events WHERE job_key = ? AND n BETWEEN ? AND ? ORDER BY n",
+      head.job_key,
+      firstN,
+      lastN,
+    )
+    .filter((event) => isVisible(event.kind, submitter.features))
+    .map((event) => event.n);
+}
+
+// ------------------------------------------------------------------------------------------- cancel
+
+function cancel(db: Database, session: SessionRow, request: CancelRequest): CancelOutcome {
+  const head = headOf(db, request.jobId);
+  if (head === undefined) {
+    throw unknownJob(request.jobId);
+  }
+  const granted = db.get(
+    "SELECT 1 FROM follows WHERE session_key = ? AND job_key = ? AND can_cancel = 1",
+    session.session_key,
+    head.job_key,
+  );
+  if (granted === undefined && head.session_key !== session.session_key) {
+    return { outcome: "not_submitter" };
+  }
+  if (isFinal(head.state)) {
+    return { outcome: "already_ended", status: head.state };
+  }
+  // Of several wishes the first one's reason counts.
+  db.run(
+    "UPDATE job_heads SET cancel_requested = 1, cancel_reason = ? WHERE job_key = ? AND cancel_requested = 0",
+    request.reason ?? null,
+    head.job_key,
+  );
+  return { outcome: "requested", nodeId: head.node_id };
+}

@@ -1,0 +1,457 @@
+/**
+ * The store: semantic operations, each one atomic, behind which the engine is out of sight. Two
+ * promises carry the laws (ARCHITECTURE.md): what belongs together commits together, and a stale
+ * actor is refused here, whatever it believes (SPEC.md, STO).
+ *
+ * Conventions. Ids are the wire's strings. Times are wall milliseconds of the injected clock. Sizes
+ * are UTF-8 bytes. `payload` and `frame` are JSON text, stored and returned as they are. An operation
+ * rejects with {@link StoreRefusal} when a precondition fails (nothing was written) and with
+ * {@link StoreUnavailable} when the engine failed or was busy too long (nothing was written, unless
+ * the operation's identity makes a repeat harmless, which is said there).
+ */
+import type { FinalStatus, JobStatus, Lease } from "../protocol/index.ts";
+
+/** `"process"` survives a crash of the process; `"power"` is on disk before the promise resolves. */
+export type Durability = "process" | "power";
+
+/** Why an operation was refused. */
+export type RefusalReason =
+  /** The session has a newer connection (its `connectionEpoch` grew). */
+  | "superseded"
+  | "unknown_session"
+  /** Detached for longer than its resume window. */
+  | "window_over"
+  | "unknown_token"
+  /** The session is another principal's. */
+  | "other_principal"
+  /** `lastEventSeq` is above the newest that was ever given. */
+  | "seq_above_newest"
+  /** `lastEventSeq` is below what is still kept. */
+  | "below_floor"
+  /** A hello of the same client instance with a lower attempt than one already seen. */
+  | "stale_attempt"
+  | "unknown_job"
+  /** The job's `runEpoch` grew: this attempt is over. */
+  | "stale_run"
+  /** The job has its terminal event. */
+  | "job_ended"
+  /** The number is neither the next nor stored under the same identity. */
+  | "wrong_number"
+  | "limit_exceeded"
+  /** The node was declared dead. */
+  | "dead_node";
+
+export class StoreRefusal extends Error {
+  override readonly name = "StoreRefusal";
+  readonly reason: RefusalReason;
+  constructor(reason: RefusalReason, message: string) {
+    super(message);
+    this.reason = reason;
+  }
+}
+
+export class StoreUnavailable extends Error {
+  override readonly name = "StoreUnavailable";
+}
+
+// ---------------------------------------------------------------------------------------- sessions
+
+/** The fence of everything that a connection writes. */
+export interface ConnectionRef {
+  sessionId: string;
+  /** Grows at each welcome. */
+  connectionEpoch: number;
+}
+
+/** Which try of which client instance a hello is; a lower attempt cannot evict a higher one (RES-8). */
+export interface ClientInstance {
+  instance: string;
+  attempt: number;
+}
+
+export interface NewSession {
+  sessionId: string;
+  principal: string;
+  clientName: string;
+  clientVersion: string;
+  /** The negotiated features, fixed from now on. */
+  features: readonly string[];
+  /** SHA-256 of the first resume token. */
+  tokenHash: Uint8Array;
+  nodeId: string;
+  resumeWindowMs: number;
+  instance?: ClientInstance | undefined;
+  now: number;
+  /** Sessions of one principal that can still be resumed; more are refused `limit_exceeded`. */
+  maxSessionsPerPrincipal: number;
+}
+
+export interface AttachRequest {
+  sessionId: string;
+  principal: string;
+  /** SHA-256 of the token that the client presented. */
+  presentedTokenHash: Uint8Array;
+  /** SHA-256 of the token that this welcome will issue. */
+  nextTokenHash: Uint8Array;
+  lastEventSeq: number;
+  nodeId: string;
+  instance?: ClientInstance | undefined;
+  now: number;
+}
+
+/** A session's interest in a job's log, with how far its events have been numbered. */
+export interface Follow {
+  jobId: string;
+  traceId: string;
+  /** Every event with n ≤ this was numbered (or left out for want of a feature). */
+  positionN: number;
+  /** Whether the session may cancel the job: it submitted it. */
+  canCancel: boolean;
+}
+
+/** What a connection works from: the session as of its welcome. */
+export interface AttachedSession extends ConnectionRef {
+  principal: string;
+  clientName: string;
+  features: string[];
+  /** The newest `event_seq` that was given; 0 for none. */
+  lastSeq: number;
+  ackedSeq: number;
+  /** Open follows, in the order in which they began. */
+  follows: Follow[];
+  /** Frames of replies that nothing proves to have arrived, in order (RES-10). */
+  unprovenReplies: string[];
+}
+
+/**
+ * A stretch of one job's log under numbers of one session (law 2). `count` of the events
+ * `firstN…lastN` are visible to the session; they carry `firstSeq … firstSeq + count - 1`.
+ */
+export interface Run {
+  firstSeq: number;
+  count: number;
+  jobId: string;
+  firstN: number;
+  lastN: number;
+}
+
+export interface NewRun extends Run {
+  /** True when the last event is the job's terminal one: the follow ends with this run. */
+  endsFollow: boolean;
+}
+
+/** A run as read back: with the job's trace id, which its envelopes carry. */
+export interface StoredRun extends Run {
+  traceId: string;
+}
+
+// -------------------------------------------------------------------------------- requests, replies
+
+/** What every request of a session brings: the fence and the identity of the envelope. */
+export interface RequestRef extends ConnectionRef {
+  /** The envelope's `id`: processed once per session (ENV-8). */
+  messageId: string;
+  now: number;
+}
+
+/** A reply to be stored: the whole frame without credential values (law 8). */
+export interface ReplyDraft {
+  frame: string;
+}
+
+/** The same request was processed before: its reply as stored, or `undefined` if it had none. */
+export interface Duplicate {
+  outcome: "duplicate";
+  frame: string | undefined;
+}
+
+export interface NewJob {
+  jobId: string;
+  /** `name` or `name@version`, as resolved. */
+  agent: string;
+  /** JSON text. */
+  input: string;
+  lease: Lease;
+  /** Wall milliseconds; the lease's expiry. */
+  leaseExpiresAt?: number | undefined;
+  traceId: string;
+  maxRuntimeMs?: number | undefined;
+}
+
+export interface SubmitRequest extends RequestRef {
+  principal: string;
+  /** The node that will run the job. */
+  nodeId: string;
+  job: NewJob;
+  /** JSON text of the `job.accepted` payload. */
+  acceptedPayload: string;
+  idempotency?: { key: string; digest: string; ttlMs: number } | undefined;
+  maxRunningJobsPerPrincipal: number;
+  /** Frames the reply. Pure, called inside the transaction. */
+  reply(outcome: SubmitOutcome): ReplyDraft;
+}
+
+export type SubmitOutcome =
+  /** The job is stored as running, owned by `nodeId`, with `runEpoch` 1. */
+  | { outcome: "created" }
+  /** Same key, same digest: the job of the first submit, which this session now follows from n = 1. */
+  | { outcome: "repeated"; jobId: string; traceId: string; acceptedPayload: string }
+  | { outcome: "duplicate_key" }
+  | { outcome: "limit_exceeded" };
+
+export interface FollowRequest extends RequestRef {
+  jobId: string;
+  /** Whether stored events are wanted. */
+  history: boolean;
+  /** In the submitting session's sequence; with `history` only. Absent: from the first. */
+  fromEventSeq?: number | undefined;
+  reply(outcome: FollowOutcome): ReplyDraft;
+}
+
+export interface FollowOutcome {
+  outcome: "followed";
+  status: JobStatus;
+  /** True when a follow of this job was already open: it goes on unchanged. */
+  already: boolean;
+  /** Events with n > this will be delivered by the follow. */
+  positionN: number;
+  /** The submitting session's number of the first event that is delivered, or would be. */
+  subscribedFrom: number;
+  traceId: string;
+}
+
+export interface CancelRequest extends RequestRef {
+  jobId: string;
+  reason: string | undefined;
+  reply(outcome: CancelOutcome): ReplyDraft;
+}
+
+export type CancelOutcome =
+  /** The wish is stored; `nodeId` runs the job and must stop it. */
+  | { outcome: "requested"; nodeId: string }
+  | { outcome: "already_ended"; status: FinalStatus }
+  /** The session did not submit the job. */
+  | { outcome: "not_submitter" };
+
+// --------------------------------------------------------------------------------------------- jobs
+
+export interface NewEvent {
+  /** 1, 2, 3 … given by the running attempt. */
+  n: number;
+  /** An event kind, or `job.result` / `job.error` for the terminal one. */
+  kind: string;
+  /** JSON text of the wire payload. */
+  payload: string;
+}
+
+export interface AppendBatch {
+  jobId: string;
+  runEpoch: number;
+  /** Consecutive n. A terminal event comes last and needs `end`. */
+  events: readonly NewEvent[];
+  /** The final status that the terminal event brings; commits with it and bumps `runEpoch`. */
+  end?: FinalStatus | undefined;
+  now: number;
+}
+
+/** Each batch stands or falls alone (law 3). */
+export type AppendResult = { ok: true } | { ok: false; refusal: StoreRefusal };
+
+export interface StoredEvent extends NewEvent {
+  runEpoch: number;
+}
+
+export interface EventPage {
+  /** Consecutive n, the first is `afterN + 1`; empty when nothing newer is stored. */
+  events: StoredEvent[];
+}
+
+export interface JobRecord {
+  jobId: string;
+  principal: string;
+  /** The submitting session. */
+  sessionId: string;
+  agent: string;
+  lease: Lease;
+  leaseExpiresAt: number | undefined;
+  parentJobId: string | undefined;
+  traceId: string;
+  status: JobStatus;
+  runEpoch: number;
+  nodeId: string;
+  createdAt: number;
+  endedAt: number | undefined;
+  lastN: number;
+  /** Events with n ≤ this are gone. */
+  floorN: number;
+  cancelRequested: boolean;
+}
+
+export interface ListQuery {
+  /** Only jobs of this principal. */
+  principal: string;
+  status?: readonly JobStatus[] | undefined;
+  /** `name` (any version) or `name@version`. */
+  agent?: string | undefined;
+  /** Wall milliseconds, exclusive. */
+  createdAfter?: number | undefined;
+  /** Wall milliseconds, exclusive. */
+  createdBefore?: number | undefined;
+  /** 1 to 1000. */
+  limit: number;
+  /** The last job id of the page before. */
+  cursor?: string | undefined;
+}
+
+export interface ListEntry extends JobRecord {
+  /** The submitting session's number of the newest numbered event, else 0. */
+  lastEventSeq: number;
+}
+
+/** Newest first. */
+export interface ListPage {
+  jobs: ListEntry[];
+  /** Present when there is more. */
+  nextCursor: string | undefined;
+}
+
+// -------------------------------------------------------------------------------------------- nodes
+
+/** One process start that serves or runs jobs. */
+export interface NodeRecord {
+  nodeId: string;
+  pid: number;
+  host: string;
+  startedAt: number;
+  /** Grows with every heartbeat. */
+  heartbeat: number;
+  state: "alive" | "dead" | "left";
+  /** `true`: the kernel proves that the process is gone; `undefined`: the engine has no such proof. */
+  provenDead: boolean | undefined;
+}
+
+/** How a dead node's jobs end: the JSON text of the `job.error` payload. */
+export interface Burial {
+  nodeId: string;
+  /** The heartbeat value that was seen; a node that has beaten since is left alone. */
+  heartbeat: number;
+  jobErrorPayload: string;
+  now: number;
+}
+
+// -------------------------------------------------------------------------------------------- sweep
+
+/** What a node asks once a second: the newest state of all that it has in hand (law 4). */
+export interface SweepQuery {
+  sessionIds: readonly string[];
+  jobIds: readonly string[];
+}
+
+export interface SweepAnswer {
+  sessions: { sessionId: string; connectionEpoch: number }[];
+  jobs: {
+    jobId: string;
+    lastN: number;
+    status: JobStatus;
+    runEpoch: number;
+    cancelReason: string | null | undefined;
+  }[];
+}
+
+// ---------------------------------------------------------------------------------------- the store
+
+export interface SessionFacet {
+  /** Stores a session at `connectionEpoch` 1. @throws StoreRefusal limit_exceeded, dead_node */
+  create(session: NewSession): Promise<AttachedSession>;
+  /**
+   * Gives the session to a new connection: checks principal, token, window, number and instance, bumps
+   * the epoch, retires the tokens issued before the presented one, keeps the newest seven after it.
+   *
+   * @throws StoreRefusal unknown_session, other_principal, unknown_token, window_over, stale_attempt,
+   *   seq_above_newest, below_floor, dead_node
+   */
+  attach(request: AttachRequest): Promise<AttachedSession>;
+  /** Starts the resume window. Does nothing for a connection that is no longer the newest. */
+  detach(ref: ConnectionRef, now: number): Promise<void>;
+  /**
+   * Stores what is about to be sent; the runs continue the session's numbers without a gap, moves the
+   * follows and ends those that reached their terminal event.
+   *
+   * @throws StoreRefusal superseded, wrong_number
+   */
+  storeRuns(ref: ConnectionRef, runs: readonly NewRun[]): Promise<void>;
+  /** Runs that hold numbers above `afterSeq`, in order, at most `limit`. @throws StoreRefusal superseded */
+  readRuns(ref: ConnectionRef, afterSeq: number, limit: number): Promise<StoredRun[]>;
+  /** Lower than before, or above the newest: ignored, and answered `false`. @throws StoreRefusal superseded */
+  ack(ref: ConnectionRef, seq: number): Promise<boolean>;
+}
+
+/** The requests of a session. Each checks the fence, then the identity, then does all or nothing. */
+export interface RequestFacet {
+  /** Stores job, follow, idempotency row and reply in one commit (law 6). @throws StoreRefusal superseded, dead_node */
+  submit(request: SubmitRequest): Promise<(SubmitOutcome & { frame: string }) | Duplicate>;
+  /** Opens a follow. @throws StoreRefusal superseded, unknown_job */
+  follow(request: FollowRequest): Promise<(FollowOutcome & { frame: string }) | Duplicate>;
+  /** Ends a follow; ending one that is not there is fine. @throws StoreRefusal superseded */
+  unfollow(request: RequestRef & { jobId: string }): Promise<{ outcome: "unfollowed" } | Duplicate>;
+  /** @throws StoreRefusal superseded, unknown_job */
+  cancel(request: CancelRequest): Promise<(CancelOutcome & { frame: string }) | Duplicate>;
+  /**
+   * Takes note of a request that changes nothing here, with its reply when it is to be given again.
+   *
+   * @throws StoreRefusal superseded
+   */
+  note(request: RequestRef & { frame?: string | undefined }): Promise<{ outcome: "noted" } | Duplicate>;
+}
+
+export interface JobFacet {
+  /**
+   * Appends to logs. A batch whose every `(job, n, runEpoch)` is stored has succeeded, whatever the
+   * epoch is now, so a repeat after an unclear commit is a no-op (law 2).
+   * Results in the order of `batches`; refusals: unknown_job, stale_run, job_ended, wrong_number.
+   */
+  append(batches: readonly AppendBatch[]): Promise<AppendResult[]>;
+  /**
+   * Events with n > `afterN`, in order: at most 512, at most 1 MiB unless the first alone is larger,
+   * none above `throughN`.
+   *
+   * @throws StoreRefusal unknown_job; below_floor when `afterN + 1` is gone
+   */
+  read(jobId: string, afterN: number, throughN?: number): Promise<EventPage>;
+  get(jobId: string): Promise<JobRecord | undefined>;
+  list(query: ListQuery): Promise<ListPage>;
+}
+
+export interface NodeFacet {
+  /** Enters the node and, where the engine can, takes the lock that the kernel frees at its death. */
+  register(node: { nodeId: string; pid: number; host: string; now: number }): Promise<void>;
+  /** @returns false when the node was declared dead: it must drop all that it holds */
+  beat(nodeId: string, now: number): Promise<boolean>;
+  /** Nodes that are alive by their row, and those whose burial is not finished. */
+  list(): Promise<NodeRecord[]>;
+  /**
+   * Declares a node dead: fences it, detaches its sessions, ends its jobs with the given payload.
+   * Works in steps of at most 64 jobs; call again while `more`. Exactly one caller ends each job.
+   *
+   * @returns the jobs this step ended
+   */
+  bury(burial: Burial): Promise<{ endedJobIds: string[]; more: boolean }>;
+  /** A graceful end: the node has no job left. Its sessions are detached. */
+  leave(nodeId: string, now: number): Promise<void>;
+}
+
+export interface Store {
+  readonly sessions: SessionFacet;
+  readonly requests: RequestFacet;
+  readonly jobs: JobFacet;
+  readonly nodes: NodeFacet;
+  /** Opens the engine and brings the schema up to date. Called once, before all else. */
+  start(): Promise<void>;
+  /**
+   * One bounded query. Left out of the answer: rows that are unknown, and all of them where the engine
+   * knows that nobody but this process has changed anything since the last sweep.
+   */
+  sweep(query: SweepQuery): Promise<SweepAnswer>;
+  /** Finishes what was begun and closes. Operations begun later reject with StoreUnavailable. */
+  stop(): Promise<void>;
+}

@@ -1,0 +1,8 @@
+/**
+ * `holdfast/testing`: what somebody else's store or transport proves itself with, and a clock that only
+ * moves when told. The contracts register their cases with `node:test`.
+ */
+export { type Direction, type MemoryPair, memoryPair } from "../transport/memory.ts";
+export { ManualClock } from "./manual-clock.ts";
+export { type StoreFixture, storeContract } from "./store-contract.ts";
+export { type ConnectedPair, transportContract } from "./transport-contract.ts";

@@ -1,0 +1,136 @@
+/**
+ * The server's side of a WebSocket: a connection that `ws` has upgraded, as a transport. The hot path
+ * of the runtime ends here, so a batch of frames is written under one cork of the raw socket (one
+ * `writev`), with one shared callback for the whole batch and no closure per frame. An error of the
+ * socket is logged and ends in `onClose`; it never escapes.
+ */
+import type { Duplex } from "node:stream";
+import type { RawData, WebSocket } from "ws";
+import { type Clock, systemClock, type Timer } from "../clock.ts";
+import { type Logger, silentLogger } from "../logger.ts";
+import { fitReason } from "./close-frame.ts";
+import type { Transport, TransportEvents } from "./transport.ts";
+
+export interface FromWsOptions {
+  /** @default systemClock */
+  clock?: Clock | undefined;
+  /** How long the peer may take to read what is queued and answer a close. @default 2_000 */
+  closeTimeoutMs?: number | undefined;
+  /** @default silentLogger */
+  logger?: Logger | undefined;
+}
+
+interface DrainWaiter {
+  limitBytes: number;
+  resolve(): void;
+}
+
+/** Codes that may be sent; 1004 to 1006 and 1015 are for reporting only. */
+const allowedCode = (code: number): boolean =>
+  (code >= 1000 && code <= 1014 && (code < 1004 || code > 1006)) || (code >= 3000 && code <= 4999);
+
+class WsServerTransport implements Transport {
+  readonly #ws: WebSocket;
+  readonly #socket: Duplex;
+  readonly #clock: Clock;
+  readonly #closeTimeoutMs: number;
+  #events: TransportEvents | undefined;
+  /** Frames that came before `start`. */
+  #early: string[] = [];
+  #closing = false;
+  #closed: { code: number; reason: string } | undefined;
+  #closeTimer: Timer | undefined;
+  /** Batches that the operating system has not taken yet. */
+  #batches = 0;
+  #waiters: DrainWaiter[] = [];
+  readonly #onBatchWritten = (): void => {
+    this.#batches -= 1;
+    if (this.#waiters.length > 0) this.#wake();
+  };
+
+  constructor(ws: WebSocket, socket: Duplex, clock: Clock, closeTimeoutMs: number, logger: Logger) {
+    this.#ws = ws;
+    this.#socket = socket;
+    this.#clock = clock;
+    this.#closeTimeoutMs = closeTimeoutMs;
+    ws.on("message", (data: RawData, isBinary: boolean) => {
+      if (isBinary || this.#closing) return;
+      const frame = data.toString();
+      if (this.#events === undefined) this.#early.push(frame);
+      else this.#events.onFrame(frame);
+    });
+    ws.on("error", (error) => logger.debug({ err: error }, "a WebSocket failed"));
+    ws.on("close", (code, reason) => this.#finish(code, reason.toString()));
+    socket.on("drain", () => this.#wake());
+  }
+
+  get open(): boolean {
+    return !this.#closing && this.#closed === undefined && this.#ws.readyState === this.#ws.OPEN;
+  }
+
+  get bufferedBytes(): number {
+    // Without a batch on its way only what `ws` wrote itself (a pong) can be there.
+    return this.#batches === 0 ? 0 : this.#ws.bufferedAmount;
+  }
+
+  start(events: TransportEvents): void {
+    this.#events = events;
+    const early = this.#early;
+    this.#early = [];
+    for (const frame of early) {
+      if (!this.#closing) events.onFrame(frame);
+    }
+    if (this.#closed !== undefined) events.onClose(this.#closed.code, this.#closed.reason);
+  }
+
+  send(frames: readonly string[]): void {
+    const last = frames.length - 1;
+    if (last < 0 || !this.open) return;
+    this.#batches += 1;
+    this.#socket.cork();
+    for (let index = 0; index < last; index += 1) this.#ws.send(frames[index] as string);
+    this.#ws.send(frames[last] as string, this.#onBatchWritten);
+    this.#socket.uncork();
+  }
+
+  drained(limitBytes: number): Promise<void> {
+    if (!this.open || this.bufferedBytes <= limitBytes) return Promise.resolve();
+    return new Promise((resolve) => this.#waiters.push({ limitBytes, resolve }));
+  }
+
+  close(code = 1000, reason = ""): void {
+    if (this.#closing || this.#closed !== undefined) return;
+    this.#closing = true;
+    this.#ws.close(allowedCode(code) ? code : 1000, fitReason(reason));
+    this.#closeTimer = this.#clock.after(this.#closeTimeoutMs, () => this.#ws.terminate());
+    this.#wake();
+  }
+
+  #finish(code: number, reason: string): void {
+    this.#closed = { code, reason };
+    this.#closeTimer?.cancel();
+    this.#wake();
+    this.#events?.onClose(code, reason);
+  }
+
+  #wake(): void {
+    if (this.#waiters.length === 0) return;
+    const waiters = this.#waiters;
+    this.#waiters = [];
+    for (const waiter of waiters) {
+      if (!this.open || this.bufferedBytes <= waiter.limitBytes) waiter.resolve();
+      else this.#waiters.push(waiter);
+    }
+  }
+}
+
+/**
+ * An upgraded connection as a transport.
+ *
+ * @param ws what `handleUpgrade` gave, with `perMessageDeflate` off and `maxPayload` set.
+ * @param socket the raw socket of the upgrade.
+ */
+export function fromWs(ws: WebSocket, socket: Duplex, options: FromWsOptions = {}): Transport {
+  const { clock = systemClock, closeTimeoutMs = 2_000, logger = silentLogger } = options;
+  return new WsServerTransport(ws, socket, clock, closeTimeoutMs, logger);
+}
