@@ -274,6 +274,27 @@ test("[STO-12] a submit that the silent store carries out after all does not run
   assert.equal(answersTo(client, id).length, 1, "one request, one answer");
 });
 
+test("[STO-12] with a key, a submit that the silent store carries out after all is found by its repeat, and runs once", async () => {
+  await using faulty = await faultyRuntime();
+  const { fixture } = faulty;
+  let runs = 0;
+  fixture.agent("counted", () => {
+    runs += 1;
+    return runs;
+  });
+  const { client } = await fixture.connect();
+  const payload = { agent: "counted", input: null, idempotency_key: "k" };
+  faulty.store().stall();
+  const first = client.send("job.submit", payload);
+  await fixture.clock.advance(STORE_TIMEOUT_MS);
+  assert.equal((await client.reply(first)).type, "job.error");
+  faulty.store().recover();
+  const repeat = await client.reply(client.send("job.submit", payload));
+  assert.equal(repeat.type, "job.accepted");
+  assert.equal((await terminalOf(client, repeat.job_id as string)).payload["result"], 1);
+  assert.equal(runs, 1);
+});
+
 test("[STO-12] a node whose store was away for long is not dead, and buries nobody", async () => {
   await using faulty = await faultyRuntime();
   const { fixture } = faulty;

@@ -367,7 +367,7 @@ export interface SessionFacet {
    * Gives the session to a new connection: checks principal, token, window, number and instance, bumps
    * the epoch, retires the tokens issued before the presented one, keeps the newest seven after it.
    *
-   * @throws StoreRefusal unknown_session, other_principal, unknown_token, window_over, stale_attempt,
+   * @throws StoreRefusal unknown_session, unknown_token, other_principal, window_over, stale_attempt,
    *   seq_above_newest, below_floor, dead_node
    */
   attach(request: AttachRequest): Promise<AttachedSession>;

@@ -39,13 +39,14 @@ export class Checkpointer {
   #worker: Worker | undefined;
   #committedBytes = 0;
   #pause: { over: Promise<void>; end: () => void } | undefined;
+  #truncating = false;
 
   constructor(file: string, logger: Logger) {
     this.#file = file;
     this.#logger = logger;
   }
 
-  /** While it is set, no transaction is to begin: the log is being truncated. */
+  /** While it is set, no transaction is to begin: the log is being truncated, or has outgrown the worker. */
   get pause(): Promise<void> | undefined {
     return this.#pause?.over;
   }
@@ -53,6 +54,11 @@ export class Checkpointer {
   /** Takes note of a commit on `db` of so many writes and payload bytes, outside of any transaction. */
   committed(db: Database, writes: number, payloadBytes: number): void {
     this.#committedBytes += payloadBytes + writes * BYTES_PER_WRITE + BYTES_PER_COMMIT;
+    if (this.#state === "working" && this.#committedBytes >= WAL_CAP_BYTES) {
+      // The worker does not keep up (it may still be starting): wait for its report.
+      this.#startPause();
+      return;
+    }
     if (this.#committedBytes < CHECKPOINT_BYTES || this.#state !== "idle") {
       return;
     }
@@ -96,7 +102,8 @@ export class Checkpointer {
   }
 
   #reported(report: CheckpointReport): void {
-    const truncated = this.#pause !== undefined;
+    const truncated = this.#truncating;
+    this.#truncating = false;
     this.#endPause();
     if ("error" in report) {
       this.#logger.warn({ file: this.#file, reason: report.error }, "a checkpoint failed and will be tried again");
@@ -105,12 +112,18 @@ export class Checkpointer {
       return;
     }
     if ("walBytes" in report && report.walBytes > WAL_CAP_BYTES && !truncated) {
-      const { promise: over, resolve: end } = Promise.withResolvers<void>();
-      this.#pause = { over, end };
+      this.#truncating = true;
+      this.#startPause();
       this.#order("truncate");
     } else {
       this.#state = "idle";
     }
+  }
+
+  #startPause(): void {
+    if (this.#pause !== undefined) return;
+    const { promise: over, resolve: end } = Promise.withResolvers<void>();
+    this.#pause = { over, end };
   }
 
   #endPause(): void {

@@ -116,9 +116,6 @@ function attach(db: Database, request: AttachRequest): AttachedSession {
   if (session === undefined) {
     throw new StoreRefusal("unknown_session", `there is no session ${request.sessionId}`);
   }
-  if (session.principal !== request.principal) {
-    throw new StoreRefusal("other_principal", `${request.sessionId} is not a session of ${request.principal}`);
-  }
   const tokens = db.all<{ ordinal: number; hash: Uint8Array }>(
     "SELECT ordinal, hash FROM session_tokens WHERE session_key = ? ORDER BY ordinal",
     session.session_key,
@@ -129,6 +126,10 @@ function attach(db: Database, request: AttachRequest): AttachedSession {
       "unknown_token",
       `the token presented for ${request.sessionId} is not valid, or not any more`,
     );
+  }
+  // After the token, so that a stranger does not learn which sessions exist.
+  if (session.principal !== request.principal) {
+    throw new StoreRefusal("other_principal", `${request.sessionId} is not a session of ${request.principal}`);
   }
   if (session.resumable_until !== null && session.resumable_until < request.now) {
     throw new StoreRefusal("window_over", `${request.sessionId} was detached for longer than its resume window`);
