@@ -373,7 +373,8 @@ function resumes(it: Case): void {
   it("[RES-7] another principal with a valid token is refused and disturbs nothing", async (scene) => {
     const session = await started(scene);
     await refused("other_principal", scene.attach("sess_1", 1, 2, { principal: BOB }));
-    await refused("other_principal", scene.attach("sess_1", 99, 2, { principal: BOB }));
+    // Whoever has no good token does not learn that the session exists.
+    await refused("unknown_token", scene.attach("sess_1", 99, 2, { principal: BOB }));
     await scene.submit(session, "job_1");
     await refused("unknown_token", scene.attach("sess_1", 2, 3));
   });
