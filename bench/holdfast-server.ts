@@ -1,13 +1,22 @@
-/** Holdfast as it is served: SQLite file, durability "process", the demo agents. Prints its URL as the first line. */
+/**
+ * Holdfast as it is served: SQLite file, durability "process", the demo agents, fifty principals. Prints
+ * its URL as the first line.
+ */
+import "./probe.ts";
 import { registerDemoAgents } from "../src/agents/index.ts";
-import { Runtime } from "../src/runtime/index.ts";
+import { Runtime, type RuntimeOptions } from "../src/runtime/index.ts";
 import { bearerTokens, serve } from "../src/server/index.ts";
 import { sqlite } from "../src/store/sqlite/index.ts";
 
-const [, , file] = process.argv;
-if (file === undefined) throw new Error("usage: holdfast-server.ts FILE");
+const [, , file, options = "{}"] = process.argv;
+if (file === undefined) throw new Error("usage: holdfast-server.ts FILE [OPTIONS]");
 
-const runtime = new Runtime({ store: sqlite(file), auth: bearerTokens({ bench: "bench" }) });
+const tokens = Object.fromEntries(Array.from({ length: 50 }, (_, index) => [`bench-${index}`, `principal-${index}`]));
+const runtime = new Runtime({
+  store: sqlite(file),
+  auth: bearerTokens(tokens),
+  ...(JSON.parse(options) as Partial<RuntimeOptions>),
+});
 registerDemoAgents(runtime, { directory: process.cwd() });
 const server = await serve(runtime, { port: 0 });
 console.log(server.url);

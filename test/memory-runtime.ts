@@ -175,6 +175,8 @@ export class MemoryRuntime {
   #create(): Runtime {
     const { wrap = (store: Store) => store, settings } = this.#options;
     return new Runtime({
+      // Clients here do not ack, and count every number: a notice would be one too many.
+      backPressureThreshold: 1_000_000,
       store: wrap(sqlite(this.file, { clock: this.clock })),
       clock: this.clock,
       auth: {

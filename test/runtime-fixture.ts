@@ -144,6 +144,8 @@ export class RuntimeFixture {
     const logger: Logger = { debug: write("debug"), info: write("info"), warn: write("warn"), error: write("error") };
     this.store = sqlite(join(folder.path, "test.db"), { clock: this.clock });
     this.runtime = new Runtime({
+      // Clients here do not ack, and count every number: a notice would be one too many.
+      backPressureThreshold: 1_000_000,
       auth: { authenticate: async (token) => (Object.hasOwn(known, token) ? known[token] : undefined) },
       ...rest,
       store: wrap(this.store),

@@ -27,6 +27,8 @@ function replacing(
     start: () => store.start(),
     stop: () => store.stop(),
     sweep: (query) => store.sweep(query),
+    retain: (policy) => store.retain(policy),
+    onHint: (listener) => store.onHint(listener),
   };
 }
 

@@ -3,7 +3,6 @@
  * a memory transport cannot show (sockets that die, fill up, or are never read) is shown here.
  */
 import assert from "node:assert/strict";
-import { once } from "node:events";
 import type { Socket } from "node:net";
 import { join } from "node:path";
 import { WebSocket } from "ws";
@@ -11,7 +10,8 @@ import { burst, echo, ticker } from "../src/agents/index.ts";
 import { type AgentHandler, Runtime, type RuntimeOptions } from "../src/runtime/index.ts";
 import { bearerTokens, type HoldfastServer, serve } from "../src/server/index.ts";
 import { sqlite } from "../src/store/sqlite/index.ts";
-import { fromWs } from "../src/transport/ws-server.ts";
+import type { Transport } from "../src/transport/transport.ts";
+import { openWebSocket, type WebSocketConstructor } from "../src/transport/websocket.ts";
 import type { HelloOptions } from "./memory-runtime.ts";
 import { temporaryFolder } from "./temporary-folder.ts";
 import { WireClient } from "./wire-client.ts";
@@ -22,10 +22,10 @@ export class SocketLine {
   readonly socket: Socket;
   readonly client: WireClient;
 
-  constructor(ws: WebSocket, socket: Socket) {
+  constructor(ws: WebSocket, socket: Socket, transport: Transport) {
     this.ws = ws;
     this.socket = socket;
-    this.client = new WireClient(fromWs(ws, socket));
+    this.client = new WireClient(transport);
   }
 
   /** As when the network goes: no close frame, a reset for whoever still writes. */
@@ -44,14 +44,20 @@ export class SocketLine {
 }
 
 export async function openLine(url: string): Promise<SocketLine> {
-  const ws = new WebSocket(url, { perMessageDeflate: false });
+  let ws: WebSocket | undefined;
   let socket: Socket | undefined;
-  ws.once("upgrade", (response) => {
-    socket = response.socket;
-  });
-  await once(ws, "open");
-  assert(socket !== undefined);
-  return new SocketLine(ws, socket);
+  class Dialled extends WebSocket {
+    constructor(address: string) {
+      super(address, { perMessageDeflate: false });
+      ws = this;
+      this.once("upgrade", (response) => {
+        socket = response.socket;
+      });
+    }
+  }
+  const transport = await openWebSocket(url, { WebSocket: Dialled as unknown as WebSocketConstructor });
+  assert(ws !== undefined && socket !== undefined);
+  return new SocketLine(ws, socket, transport);
 }
 
 /** Says hello and waits for the welcome. */
@@ -95,6 +101,8 @@ export class SocketServer {
 
   async start(): Promise<void> {
     this.#runtime = new Runtime({
+      // Clients here do not ack, and count every number: a notice would be one too many.
+      backPressureThreshold: 1_000_000,
       store: sqlite(join(this.#folder.path, "holdfast.db")),
       auth: bearerTokens({ alice: "alice", bob: "bob" }),
       ...this.#settings,

@@ -1,9 +1,13 @@
 /** The `holdfast` command. One file per subcommand; this one only puts them together. */
 import { Command, CommanderError, InvalidArgumentError } from "commander";
 import { VERSION } from "../runtime/index.ts";
+import { backupCommand } from "./backup.ts";
+import { cancelCommand } from "./cancel.ts";
+import { conformanceCommand } from "./conformance.ts";
 import { demoCommand } from "./demo/command.ts";
 import { jobsCommand } from "./jobs.ts";
 import { oneLine, Problem } from "./problem.ts";
+import { resultCommand } from "./result.ts";
 import { serveCommand } from "./serve.ts";
 import { submitCommand } from "./submit.ts";
 import { terminalOn } from "./terminal.ts";
@@ -29,6 +33,10 @@ const program = new Command("holdfast")
   .addCommand(submitCommand(terminal))
   .addCommand(jobsCommand(terminal))
   .addCommand(watchCommand(terminal))
+  .addCommand(resultCommand(terminal))
+  .addCommand(cancelCommand(terminal))
+  .addCommand(backupCommand(terminal))
+  .addCommand(conformanceCommand(terminal))
   .addCommand(demoCommand(terminal));
 
 for (const command of program.commands) command.exitOverride().configureOutput({ outputError: () => undefined });

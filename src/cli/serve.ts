@@ -1,11 +1,14 @@
 /**
  * `holdfast serve`: a runtime on a SQLite file, for the programs of this machine. Standard output has the
  * banner, standard error the log. The first SIGTERM or Ctrl-C drains, the second forces.
+ *
+ * With `--stdio` it opens no port: standard input and output are its one connection, and the end of that
+ * connection is the first signal.
  */
 import { readFile } from "node:fs/promises";
 import { userInfo } from "node:os";
 import path from "node:path";
-import { Command, InvalidArgumentError } from "commander";
+import { Command, InvalidArgumentError, Option } from "commander";
 import pino from "pino";
 import pretty from "pino-pretty";
 import { registerDemoAgents } from "../agents/index.ts";
@@ -23,6 +26,7 @@ import {
   tokensFromFile,
 } from "../server/index.ts";
 import { sqlite } from "../store/sqlite/index.ts";
+import { stdioTransport } from "../transport/stdio.ts";
 import { ensureHome, homeDirectory, removeDiscovery, runningServer, writeDiscovery } from "./discovery.ts";
 import { oneLine, Problem } from "./problem.ts";
 import type { Terminal } from "./terminal.ts";
@@ -30,9 +34,13 @@ import type { Terminal } from "./terminal.ts";
 interface ServeFlags {
   port: number;
   host: string;
+  stdio: boolean;
   store?: string;
   demo: boolean;
   drain: number;
+  heartbeat: number;
+  resumeWindow: number;
+  retention: number;
   token: Record<string, string>;
   tokenFile?: string;
   allowHost: string[];
@@ -57,6 +65,12 @@ function seconds(text: string): number {
   return value;
 }
 
+function positiveSeconds(text: string): number {
+  const value = seconds(text);
+  if (value === 0) throw new InvalidArgumentError("Give more than 0 seconds.");
+  return value;
+}
+
 function tokenPair(text: string, before: Record<string, string>): Record<string, string> {
   try {
     return { ...before, ...parseTokenPairs(text) };
@@ -67,14 +81,25 @@ function tokenPair(text: string, before: Record<string, string>): Record<string,
 
 const collect = (text: string, before: string[]): string[] => [...before, text];
 
+/** What says where to listen, or tells where that is. */
+const PORT_OPTIONS = ["port", "host", "allowHost", "allowOrigin", "insecurePlaintext", "tlsCert", "tlsKey", "json"];
+
 export function serveCommand(terminal: Terminal): Command {
   return new Command("serve")
     .description("Serve agents on this machine, with everything kept in one SQLite file.")
     .option("--port <port>", "0 takes any free one", portNumber, 7777)
     .option("--host <address>", "where to listen; others than loopback need TLS", "127.0.0.1")
+    .addOption(
+      new Option("--stdio", "serve one connection on standard input and output, and open no port")
+        .default(false)
+        .conflicts(PORT_OPTIONS),
+    )
     .option("--store <file>", "the SQLite file (default: holdfast.db in HOLDFAST_HOME or ~/.holdfast)")
     .option("--demo", "offer the agents echo, burst, ticker and survey", false)
     .option("--drain <seconds>", "how long running jobs may go on after the first signal", seconds, 10)
+    .option("--heartbeat <seconds>", "how long a quiet connection goes without a ping", positiveSeconds, 30)
+    .option("--resume-window <seconds>", "how long a session without a connection is kept", positiveSeconds, 600)
+    .option("--retention <seconds>", "how long a job is kept after its end", positiveSeconds, 86_400)
     .option("--token <token=principal>", "accept a token (repeatable, for development)", tokenPair, {})
     .option("--token-file <file>", "accept the tokens of a JSON file, which only you can read")
     .option("--allow-host <name>", "a further name under which the server is reached (repeatable)", collect, [])
@@ -84,7 +109,11 @@ export function serveCommand(terminal: Terminal): Command {
     .option("--tls-key <file>", "its key (PEM)")
     .option("--log-level <level>", "debug, info, warn or error", "info")
     .option("--json", "print one JSON object instead of the banner", false)
-    .addHelpText("after", "\nHOLDFAST_TOKENS=TOKEN=PRINCIPAL,… gives tokens too. Without any, one is made.")
+    .addHelpText(
+      "after",
+      "\nHOLDFAST_TOKENS=TOKEN=PRINCIPAL,… gives tokens too. Without any, one is made.\n" +
+        "With --stdio one must be given: a line is a message, the hello brings the token, and the end of standard input stops the server.",
+    )
     .action((flags: ServeFlags) => run(flags, terminal));
 }
 
@@ -171,14 +200,38 @@ async function run(flags: ServeFlags, terminal: Terminal): Promise<void> {
   await ensureHome(home);
   const storeFile = path.resolve(flags.store ?? path.join(home, "holdfast.db"));
   const access = await accessFor(flags, process.env, logger);
+  if (flags.stdio && access.generated) {
+    throw new Problem("--stdio needs a token that the client knows; give --token, --token-file or HOLDFAST_TOKENS.", 2);
+  }
+  const runtime = new Runtime({
+    store: sqlite(storeFile, { logger }),
+    auth: access.auth,
+    logger,
+    heartbeatIntervalSec: flags.heartbeat,
+    resumeWindowSec: flags.resumeWindow,
+    jobRetentionMs: flags.retention * 1_000,
+  });
+  if (flags.demo) registerDemoAgents(runtime, { directory: process.cwd() });
+  if (flags.stdio) await serveStdio(runtime, flags, logger);
+  else await servePort(runtime, { flags, terminal, home, storeFile, access, logger });
+}
+
+interface PortParts {
+  flags: ServeFlags;
+  terminal: Terminal;
+  home: string;
+  storeFile: string;
+  access: Access;
+  logger: Logger;
+}
+
+async function servePort(runtime: Runtime, parts: PortParts): Promise<void> {
+  const { flags, terminal, home, storeFile, access, logger } = parts;
   const tls = await tlsFor(flags);
   const older = await runningServer(home).catch((error: unknown) => {
     logger.warn({ err: error }, "the discovery file of an earlier server cannot be used; it is replaced");
     return undefined;
   });
-
-  const runtime = new Runtime({ store: sqlite(storeFile, { logger }), auth: access.auth, logger });
-  if (flags.demo) registerDemoAgents(runtime, { directory: process.cwd() });
   let server: HoldfastServer;
   try {
     server = await serve(runtime, {
@@ -206,7 +259,11 @@ async function run(flags: ServeFlags, terminal: Terminal): Promise<void> {
     );
   }
 
-  const stopped = stopOnSignals(server, flags.drain * 1_000, home, logger);
+  const stopping = stopOnSignals(server, flags.drain * 1_000, logger, () =>
+    removeDiscovery(home, process.pid).catch((error: unknown) =>
+      logger.warn({ err: error }, "the discovery file stays behind"),
+    ),
+  );
   if (flags.json) {
     terminal.json({
       url: server.url,
@@ -218,7 +275,24 @@ async function run(flags: ServeFlags, terminal: Terminal): Promise<void> {
   } else {
     banner(terminal, server, storeFile, access, flags);
   }
-  await stopped;
+  await stopping.stopped;
+}
+
+/** One connection on standard input and output; its end stops the runtime. */
+async function serveStdio(runtime: Runtime, flags: ServeFlags, logger: Logger): Promise<void> {
+  try {
+    await runtime.start();
+  } catch (error) {
+    throw startProblem(error, flags);
+  }
+  // Elsewhere a reader that leaves ends the program; here jobs are under way, and their end is waited for.
+  process.stdout.removeAllListeners("error");
+  const transport = stdioTransport({ input: process.stdin, output: process.stdout }, { logger });
+  const stopping = stopOnSignals(runtime, flags.drain * 1_000, logger, async () => undefined);
+  // A pipe that was cut has no end, a file that has ended is not closed.
+  for (const event of ["end", "close"]) process.stdin.once(event, () => stopping.begin("the connection ended"));
+  runtime.accept(transport);
+  await stopping.stopped;
 }
 
 function banner(
@@ -238,24 +312,37 @@ function banner(
   terminal.line("  stop    Ctrl-C");
 }
 
-/** Resolves once the server has stopped, as a signal asked, and nobody can find it any more. */
-function stopOnSignals(server: HoldfastServer, drainMs: number, home: string, logger: Logger): Promise<void> {
-  const { promise, resolve, reject } = Promise.withResolvers<void>();
-  let signals = 0;
+interface Stopping {
+  /** Resolves once all is stopped. */
+  readonly stopped: Promise<void>;
+  /** Drains, as the first signal does; from then on a signal does not wait. Idempotent. */
+  begin(why: string): void;
+}
+
+/** @param farewell done at once, while jobs still run */
+function stopOnSignals(
+  serving: { stop(options: { drainMs: number }): Promise<void> },
+  drainMs: number,
+  logger: Logger,
+  farewell: () => Promise<void>,
+): Stopping {
+  const { promise: stopped, resolve, reject } = Promise.withResolvers<void>();
+  let leaving: Promise<void> | undefined;
+  const begin = (why: string) => {
+    if (leaving !== undefined) return;
+    logger.info({ why, drain_ms: drainMs }, "stopping; once more stops at once");
+    leaving = farewell();
+    Promise.all([leaving, serving.stop({ drainMs })]).then(() => resolve(), reject);
+  };
   const onSignal = (signal: NodeJS.Signals) => {
-    signals += 1;
-    const undiscovered = removeDiscovery(home, process.pid).catch((error: unknown) =>
-      logger.warn({ err: error }, "the discovery file stays behind"),
-    );
-    if (signals > 1) {
-      logger.warn({ signal }, "stopping at once");
-      undiscovered.then(() => process.exit(1), reject);
+    if (leaving === undefined) {
+      begin(signal);
       return;
     }
-    logger.info({ signal, drain_ms: drainMs }, "stopping; once more stops at once");
-    Promise.all([undiscovered, server.stop({ drainMs })]).then(() => resolve(), reject);
+    logger.warn({ signal }, "stopping at once");
+    leaving.then(() => process.exit(1), reject);
   };
   process.on("SIGINT", onSignal);
   process.on("SIGTERM", onSignal);
-  return promise;
+  return { stopped, begin };
 }

@@ -41,7 +41,7 @@ type State =
   | { phase: "closing"; link: Link; reason: string; timeout: Timer }
   | { phase: "closed"; reason: string; error: Error | undefined };
 
-/** Jobs of an earlier process whose events are held until somebody subscribes to them. */
+/** While there are fewer jobs, the events of one that nobody here knows yet are held. */
 const MAX_ADOPTABLE_JOBS = 64;
 const MAX_REASON_CHARS = 1024;
 
@@ -509,8 +509,9 @@ export class LiveSession implements Session {
   #jobOf(message: Inbound): LiveJob | undefined {
     if (typeof message.job_id !== "string") return undefined;
     const job = this.#jobs.get(message.job_id);
-    if (job !== undefined || this.#settings.resume === undefined || this.#jobs.size >= MAX_ADOPTABLE_JOBS) return job;
-    // A job of the process that had the session before: its events are held until somebody subscribes.
+    if (job !== undefined || this.#jobs.size >= MAX_ADOPTABLE_JOBS) return job;
+    // A job of the process that had the session before, or of a submit that was told to have failed and was
+    // carried out after all: its events are held until somebody subscribes, or submits again with the key.
     return message.type === "job.event" ? this.#newJob(message.job_id) : undefined;
   }
 

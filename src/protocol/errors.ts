@@ -47,18 +47,31 @@ export const ERROR_TABLE = {
 
 export type ErrorCode = keyof typeof ERROR_TABLE;
 
+export interface DetailRow {
+  /** The wire code that it travels under. */
+  readonly code: ErrorCode;
+  readonly meaning: string;
+  /** Over `/v1`, where it says more than the wire code's own. */
+  readonly httpStatus?: number;
+}
+
 /** Holdfast's own codes, sent as `details.code` under a wire code. */
 export const DETAIL_CODES = {
   LIMIT_EXCEEDED: {
     code: "INTERNAL_ERROR",
-    meaning: "A cap on sessions or running jobs is reached; retry after `retry_after_ms`.",
+    meaning: "A limit on sessions, jobs, requests or messages is reached; retry after `retry_after_ms`.",
+    httpStatus: 429,
   },
-  STORE_UNAVAILABLE: { code: "INTERNAL_ERROR", meaning: "The store did not answer; nothing was done." },
+  STORE_UNAVAILABLE: {
+    code: "INTERNAL_ERROR",
+    meaning: "The store did not answer; nothing was done.",
+    httpStatus: 503,
+  },
   OUTCOME_UNKNOWN: {
     code: "INTERNAL_ERROR",
     meaning: "Said by the client: the session is gone and nobody can tell whether the request was carried out.",
   },
-} as const satisfies Record<string, { code: ErrorCode; meaning: string }>;
+} as const satisfies Record<string, DetailRow>;
 
 export type DetailCode = keyof typeof DETAIL_CODES;
 

@@ -3,6 +3,10 @@ import { z } from "zod";
 import { ARCP_VERSION, type Envelope } from "./envelope.ts";
 import { ArcpError } from "./errors.ts";
 import { parseTraceId } from "./ids.ts";
+import { text } from "./scalars.ts";
+
+/** What an error quotes of a name that it complains about (ENV-13). */
+const MAX_QUOTED_CHARS = 64;
 
 const EXTENSION_KEY = /^(optional|x-vendor\.[a-z0-9_-]+(\.[A-Za-z0-9_-]+)+)$/;
 
@@ -13,7 +17,7 @@ const extensions = z
     path: ["optional"],
   });
 
-const id = z.string().min(1).max(256);
+const id = text(256);
 
 const traceId = z.string().transform((value, context) => {
   const parsed = parseTraceId(value);
@@ -37,9 +41,12 @@ const EnvelopeSchema = z.object({
 export function describeIssue(error: z.ZodError, prefix: string): string {
   const issue = error.issues[0];
   if (issue === undefined) return `${prefix || "message"}: invalid`;
-  const path = [prefix, ...issue.path.map(String)].filter((part) => part !== "").join(".");
+  const path = [prefix, ...issue.path.map((part) => cut(String(part)))].filter((part) => part !== "").join(".");
   return `${path || "message"}: ${issue.message}`;
 }
+
+/** A name that a client made up, short enough to be repeated to it. */
+const cut = (name: string): string => (name.length <= MAX_QUOTED_CHARS ? name : `${name.slice(0, MAX_QUOTED_CHARS)}…`);
 
 /**
  * A frame as an envelope of the right shape.
@@ -58,9 +65,9 @@ export function parseEnvelope(frame: string): Envelope {
   }
   const result = EnvelopeSchema.safeParse(value);
   if (!result.success) {
-    const requestId = (value as { id?: unknown }).id;
+    const requestId = id.safeParse((value as { id?: unknown }).id);
     throw new ArcpError("INVALID_REQUEST", `Invalid envelope: ${describeIssue(result.error, "")}.`, {
-      details: typeof requestId === "string" ? { request_id: requestId } : {},
+      details: requestId.success ? { request_id: requestId.data } : {},
     });
   }
   return result.data;

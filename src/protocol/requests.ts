@@ -3,17 +3,18 @@ import { z } from "zod";
 import type { Envelope } from "./envelope.ts";
 import { ArcpError } from "./errors.ts";
 import { describeIssue } from "./parse.ts";
-import { nonNegative, utc } from "./scalars.ts";
+import { data, nonNegative, text, utc } from "./scalars.ts";
 
-const text = (max: number) => z.string().min(1).max(max);
+/** Capabilities that one submit may ask for. */
+const MAX_CAPABILITIES = 256;
 
 const Auth = z.object({ scheme: z.literal("bearer"), token: text(16_384) });
 
 const ClientInfo = z.object({
   name: text(256),
   version: text(256),
-  fingerprint: z.string().max(256).optional(),
-  principal: z.string().max(256).optional(),
+  fingerprint: text(256, 0).optional(),
+  principal: text(256, 0).optional(),
 });
 
 const ClientCapabilities = z.object({
@@ -27,6 +28,19 @@ const Resume = z.object({
   resume_token: text(512),
   last_event_seq: nonNegative,
 });
+
+const reason = text(1024, 0).optional();
+
+/** A record drops this key without a word, and a capability that is asked for is never dropped. */
+const LeaseRequest = z
+  .unknown()
+  .refine((value) => typeof value !== "object" || value === null || !Object.hasOwn(value, "__proto__"), {
+    error: "`__proto__` is not a capability",
+  })
+  .pipe(z.record(text(256), z.array(text(4096, 0)).max(1024)))
+  .refine((value) => Object.keys(value).length <= MAX_CAPABILITIES, {
+    error: `at most ${MAX_CAPABILITIES} capabilities`,
+  });
 
 /** What a client may ask for, by message type. */
 export const REQUESTS = {
@@ -47,26 +61,29 @@ export const REQUESTS = {
   "session.list_jobs": z.object({
     filter: z
       .object({
-        status: z.array(z.enum(["pending", "running", "success", "error", "cancelled", "timed_out"])).optional(),
-        agent: z.string().max(256).optional(),
+        status: z
+          .array(z.enum(["pending", "running", "success", "error", "cancelled", "timed_out"]))
+          .max(16)
+          .optional(),
+        agent: text(256, 0).optional(),
         created_after: utc.optional(),
         created_before: utc.optional(),
       })
       .optional(),
     limit: z.int().min(1).max(1000).optional(),
-    cursor: z.string().max(256).nullable().optional(),
+    cursor: text(256, 0).nullable().optional(),
   }),
-  "session.close": z.object({ reason: z.string().max(1024).optional() }),
-  "session.bye": z.object({ reason: z.string().max(1024).optional() }),
+  "session.close": z.object({ reason }),
+  "session.bye": z.object({ reason }),
   "job.submit": z.object({
     agent: text(256),
-    input: z.unknown(),
-    lease_request: z.record(z.string(), z.array(z.string().max(4096)).max(1024)).optional(),
+    input: data,
+    lease_request: LeaseRequest.optional(),
     lease_constraints: z.object({ expires_at: utc.optional() }).optional(),
     idempotency_key: text(256).optional(),
     max_runtime_sec: z.number().positive().max(31_536_000).optional(),
   }),
-  "job.cancel": z.object({ reason: z.string().max(1024).optional(), job_id: text(256).optional() }),
+  "job.cancel": z.object({ reason, job_id: text(256).optional() }),
   "job.subscribe": z.object({
     job_id: text(256),
     from_event_seq: nonNegative.optional(),

@@ -28,8 +28,41 @@ export interface RuntimeOptions {
   maxSessionsPerPrincipal?: number;
   /** @default 100 */
   maxRunningJobsPerPrincipal?: number;
+  /** What a submit's input may take in the store, as JSON text in bytes (JOB-19). @default 1_048_576 (1 MiB) */
+  maxInputBytes?: number;
+  /** Jobs that one session follows at the same time (SES-18). @default 10_000 */
+  maxFollowsPerSession?: number;
+  /**
+   * Messages of one connection in a second, and as many more at once after a pause; twice that at once ends
+   * the connection (SES-16). @default 20_000
+   */
+  maxMessagesPerSecond?: number;
+  /**
+   * Requests of one connection that wait for their answers; one more is refused, and twice as many end the
+   * connection (SES-15). @default 4_096
+   */
+  maxRequestsInFlight?: number;
+  /** The same for what those requests and their answers hold, in characters (SES-15). @default 16_777_216 (16 MiB) */
+  maxCharsInFlight?: number;
+  /** What may wait for a client that sends and does not read; more ends the connection (SES-17). @default 8_388_608 (8 MiB) */
+  maxUnreadBytes?: number;
   /** A chunked result's size, in bytes. @default 67_108_864 (64 MiB) */
   maxResultBytes?: number;
+  /** How long a job and its log are kept after its end. @default 86_400_000 (24 h) */
+  jobRetentionMs?: number;
+  /** What is kept of one job while sessions may still want it; above, the oldest events go (STO-14). */
+  caps?: {
+    /** @default 1_000_000 */
+    maxBufferedEvents?: number;
+    /** Payload bytes. @default 1_073_741_824 (1 GiB) */
+    maxBufferedBytes?: number;
+    /** Payload bytes of all jobs in the store together. @default no cap */
+    maxStoredBytes?: number;
+  };
+  /** How often what is over is removed. @default 5_000 */
+  janitorIntervalMs?: number;
+  /** A session with more unacknowledged events than this is told so, once per crossing (SES-19). @default 1_000 */
+  backPressureThreshold?: number;
   /** The beat of this process's node row. @default 2_000 */
   nodeHeartbeatMs?: number;
   /** A node whose beat stands still for this long is dead. @default 15_000 */
@@ -45,7 +78,12 @@ export interface RuntimeOptions {
   };
 }
 
-export type Settings = Required<Omit<RuntimeOptions, "compat">> & { sessionErrorClients: ReadonlySet<string> };
+export type Settings = Required<Omit<RuntimeOptions, "compat" | "caps">> & {
+  sessionErrorClients: ReadonlySet<string>;
+  maxBufferedEvents: number;
+  maxBufferedBytes: number;
+  maxStoredBytes: number | undefined;
+};
 
 /** This build's version, as the welcome tells it. */
 export const VERSION = "0.1.0";
@@ -65,7 +103,19 @@ export function settle(options: RuntimeOptions): Settings {
     idempotencyTtlMs: options.idempotencyTtlMs ?? 86_400_000,
     maxSessionsPerPrincipal: options.maxSessionsPerPrincipal ?? 1_000,
     maxRunningJobsPerPrincipal: options.maxRunningJobsPerPrincipal ?? 100,
+    maxInputBytes: options.maxInputBytes ?? 1024 * 1024,
+    maxFollowsPerSession: options.maxFollowsPerSession ?? 10_000,
+    maxMessagesPerSecond: options.maxMessagesPerSecond ?? 20_000,
+    maxRequestsInFlight: options.maxRequestsInFlight ?? 4_096,
+    maxCharsInFlight: options.maxCharsInFlight ?? 16 * 1024 * 1024,
+    maxUnreadBytes: options.maxUnreadBytes ?? 8 * 1024 * 1024,
     maxResultBytes: options.maxResultBytes ?? 64 * 1024 * 1024,
+    jobRetentionMs: options.jobRetentionMs ?? 86_400_000,
+    maxBufferedEvents: options.caps?.maxBufferedEvents ?? 1_000_000,
+    maxBufferedBytes: options.caps?.maxBufferedBytes ?? 1024 * 1024 * 1024,
+    maxStoredBytes: options.caps?.maxStoredBytes,
+    janitorIntervalMs: options.janitorIntervalMs ?? 5_000,
+    backPressureThreshold: options.backPressureThreshold ?? 1_000,
     nodeHeartbeatMs: options.nodeHeartbeatMs ?? 2_000,
     nodeTimeoutMs: options.nodeTimeoutMs ?? 15_000,
     sweepIntervalMs: options.sweepIntervalMs ?? 1_000,

@@ -1,13 +1,17 @@
 import { type Clock, sleep, type Timer } from "../clock.ts";
 import { ArcpError } from "../protocol/index.ts";
+import type { Hint, SweepQuery } from "../store/store.ts";
 import type { Transport } from "../transport/transport.ts";
 import { type AgentHandler, AgentRegistry } from "./agents.ts";
+import type { Identity } from "./auth.ts";
+import { Janitor } from "./janitor.ts";
 import { LogWriter } from "./job/log-writer.ts";
 import { RecentEvents } from "./job/recent-events.ts";
 import { RunningJobs } from "./job/running-jobs.ts";
+import { JobDesk } from "./job-desk.ts";
 import { NodeKeeper } from "./node-keeper.ts";
 import { type RuntimeOptions, type Settings, settle } from "./options.ts";
-import { Connection } from "./session/connection.ts";
+import { Connection, type ConnectionParts } from "./session/connection.ts";
 import { Wakeups } from "./wakeups.ts";
 
 /** @default of `stop`: how long running jobs may go on */
@@ -22,6 +26,8 @@ type Phase = "new" | "running" | "stopping" | "stopped";
  * connections, or whoever has a `Transport`.
  */
 export class Runtime {
+  /** Jobs for whoever has no session. */
+  readonly jobs: JobDesk;
   readonly #settings: Settings;
   readonly #agents = new AgentRegistry();
   readonly #wakeups = new Wakeups();
@@ -29,6 +35,9 @@ export class Runtime {
   readonly #writer: LogWriter;
   readonly #jobs: RunningJobs;
   readonly #node: NodeKeeper;
+  readonly #janitor: Janitor;
+  /** One for all connections: thousands of them are idle, and each byte counts. */
+  readonly #connectionParts: ConnectionParts;
   /** Every open connection, and those that are attached, by session. */
   readonly #connections = new Set<Connection>();
   readonly #attached = new Map<string, Connection>();
@@ -36,6 +45,9 @@ export class Runtime {
   #starting: Promise<void> | undefined;
   #stopping: Promise<void> | undefined;
   #sweep: Timer | undefined;
+  #stopHints: (() => void) | undefined;
+  /** What hints have named since the last look at it. */
+  #hints: { sessionIds: Set<string>; jobIds: Set<string> } | undefined;
   /** The length of each log when the last sweep looked. */
   #sweptLastN = new Map<string, number>();
 
@@ -47,6 +59,21 @@ export class Runtime {
     const recent = this.#recent;
     this.#writer = new LogWriter({ store, clock, logger, recent, wakeups: this.#wakeups });
     this.#jobs = new RunningJobs({ writer: this.#writer, recent, cancelGraceMs, maxResultBytes, clock, logger });
+    const { storeTimeoutMs } = this.#settings;
+    this.jobs = new JobDesk({ store, jobs: this.#jobs, clock, logger, storeTimeoutMs });
+    const { maxBufferedEvents, maxBufferedBytes, maxStoredBytes, jobRetentionMs } = this.#settings;
+    this.#janitor = new Janitor({
+      store,
+      clock,
+      logger,
+      intervalMs: this.#settings.janitorIntervalMs,
+      policy: {
+        jobRetentionMs,
+        maxEventsPerJob: maxBufferedEvents,
+        maxBytesPerJob: maxBufferedBytes,
+        maxBytesPerStore: maxStoredBytes,
+      },
+    });
     this.#node = new NodeKeeper({
       store,
       clock,
@@ -58,6 +85,17 @@ export class Runtime {
         for (const jobId of jobIds) this.#wakeups.wake(jobId);
       },
     });
+    this.#connectionParts = {
+      settings: this.#settings,
+      agents: this.#agents,
+      jobs: this.#jobs,
+      recent,
+      wakeups: this.#wakeups,
+      nodeId: () => this.#node.nodeId,
+      accepting: () => this.#phase === "running",
+      attached: (newcomer) => this.#attach(newcomer),
+      closed: (gone, sessionId) => this.#forget(gone, sessionId),
+    };
   }
 
   /** This process start's id in the store. */
@@ -67,6 +105,11 @@ export class Runtime {
 
   get clock(): Clock {
     return this.#settings.clock;
+  }
+
+  /** Who is behind a token, or `undefined` when the token is not good. */
+  authenticate(token: string): Promise<Identity | undefined> {
+    return this.#settings.auth.authenticate(token);
   }
 
   /** Jobs that run here now. */
@@ -99,6 +142,8 @@ export class Runtime {
     await this.#node.start();
     this.#phase = "running";
     this.#scheduleSweep();
+    this.#janitor.start();
+    this.#stopHints = this.#settings.store.onHint((hint) => this.#hinted(hint));
   }
 
   /**
@@ -111,20 +156,7 @@ export class Runtime {
       transport.close(1013, "the runtime is not running");
       return;
     }
-    const connection = new Connection(transport, {
-      settings: this.#settings,
-      agents: this.#agents,
-      jobs: this.#jobs,
-      recent: this.#recent,
-      wakeups: this.#wakeups,
-      nodeId: () => this.#node.nodeId,
-      accepting: () => this.#phase === "running",
-      attached: (newcomer) => {
-        this.#attach(newcomer);
-        hooks.onWelcome?.();
-      },
-      closed: (gone, sessionId) => this.#forget(gone, sessionId),
-    });
+    const connection = new Connection(transport, this.#connectionParts, hooks.onWelcome);
     if (connection.open) this.#connections.add(connection);
   }
 
@@ -153,7 +185,8 @@ export class Runtime {
       await this.#atMost(FAREWELL_MS, Promise.all([...this.#connections].map((connection) => connection.whenIdle())));
       for (const connection of this.#connections) connection.close(1001, "the runtime is stopping");
       this.#sweep?.cancel();
-      await this.#atMost(FAREWELL_MS, this.#node.stop());
+      this.#stopHints?.();
+      await this.#atMost(FAREWELL_MS, Promise.all([this.#janitor.stop(), this.#node.stop()]));
       this.#writer.stop();
       await store.stop();
     }
@@ -201,15 +234,43 @@ export class Runtime {
   }
 
   async #sweepOnce(): Promise<void> {
-    const jobIds = new Set([...this.#jobs.jobIds(), ...this.#wakeups.jobIds()]);
-    const answer = await this.#settings.store.sweep({ sessionIds: [...this.#attached.keys()], jobIds: [...jobIds] });
+    const jobIds = [...new Set([...this.#jobs.jobIds(), ...this.#wakeups.jobIds()])];
+    await this.#look({ sessionIds: [...this.#attached.keys()], jobIds, complete: true });
+  }
+
+  /** Another process has changed something: what we have of it is looked at, all hints of a turn at once. */
+  #hinted(hint: Hint): void {
+    if (this.#hints === undefined) {
+      const hints = { sessionIds: new Set<string>(), jobIds: new Set<string>() };
+      this.#hints = hints;
+      setImmediate(() => {
+        this.#hints = undefined;
+        const sessionIds = [...hints.sessionIds];
+        const jobIds = [...hints.jobIds];
+        if (sessionIds.length + jobIds.length === 0 || this.#phase !== "running") return;
+        this.#look({ sessionIds, jobIds, complete: false }).catch((error: unknown) =>
+          this.#settings.logger.warn({ err: error }, "hints could not be followed; the sweep will"),
+        );
+      });
+    }
+    if ("sessionId" in hint) {
+      if (this.#attached.has(hint.sessionId)) this.#hints.sessionIds.add(hint.sessionId);
+    } else if (this.#jobs.has(hint.jobId) || this.#wakeups.has(hint.jobId)) {
+      this.#hints.jobIds.add(hint.jobId);
+    }
+  }
+
+  /** Compares what we have with the store, and acts where it has moved on without us. */
+  async #look(query: SweepQuery): Promise<void> {
+    const answer = await this.#settings.store.sweep(query);
     for (const { sessionId, connectionEpoch } of answer.sessions) {
       const connection = this.#attached.get(sessionId);
-      if (connection?.session !== undefined && connection.session.connectionEpoch < connectionEpoch)
+      if (connection?.session !== undefined && connection.session.connectionEpoch < connectionEpoch) {
         connection.supersede();
+      }
     }
     this.#jobs.reconcile(answer.jobs);
-    const seen = new Map<string, number>();
+    const seen = query.complete ? new Map<string, number>() : this.#sweptLastN;
     for (const { jobId, lastN } of answer.jobs) {
       if (this.#sweptLastN.get(jobId) !== lastN) this.#wakeups.wake(jobId);
       seen.set(jobId, lastN);

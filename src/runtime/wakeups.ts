@@ -24,6 +24,10 @@ export class Wakeups {
     if (set !== undefined) for (const listener of set) listener();
   }
 
+  has(jobId: string): boolean {
+    return this.#listeners.has(jobId);
+  }
+
   /** The jobs that somebody waits for. */
   jobIds(): Iterable<string> {
     return this.#listeners.keys();

@@ -37,13 +37,24 @@ export interface AddressRules {
 /** Why a request is refused, or `undefined`. */
 export function refusalOf(request: IncomingMessage, rules: AddressRules): string | undefined {
   const { host = "", origin } = request.headers;
+  // Of two, a proxy before us may have looked at the other one.
+  if ((request.headersDistinct["host"]?.length ?? 0) > 1 || (request.headersDistinct["origin"]?.length ?? 0) > 1) {
+    return "Host or Origin is there twice.";
+  }
   const name = nameOf(host);
   if (name === undefined || !isOurs(name, request, rules)) {
     return "Host is not a name of this server; name it in allowedHosts if it is.";
   }
   if (origin === undefined || rules.allowedOrigins.includes(origin)) return undefined;
-  if (URL.canParse(origin) && new URL(origin).host === host.toLowerCase()) return undefined;
+  if (isOriginOf(origin, host.toLowerCase())) return undefined;
   return "Origin is foreign; name it in allowedOrigins if its pages may connect.";
+}
+
+/** Whether pages of that host have this origin: it is a scheme and the host, as browsers send it, and no more. */
+function isOriginOf(origin: string, host: string): boolean {
+  if (!URL.canParse(origin)) return false;
+  const url = new URL(origin);
+  return /^https?:$/.test(url.protocol) && url.host === host && url.origin === origin.toLowerCase();
 }
 
 function isOurs(name: string, request: IncomingMessage, rules: AddressRules): boolean {

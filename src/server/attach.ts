@@ -3,7 +3,7 @@
  * listener on somebody's HTTP server; touches no path but its own (SRV-7).
  */
 import { type IncomingMessage, type Server, STATUS_CODES } from "node:http";
-import type { AddressInfo } from "node:net";
+import type { AddressInfo, Socket } from "node:net";
 import type { Duplex } from "node:stream";
 import { type WebSocket, WebSocketServer } from "ws";
 import { type Logger, silentLogger } from "../logger.ts";
@@ -11,6 +11,7 @@ import { MAX_FRAME_BYTES } from "../protocol/index.ts";
 import type { Runtime } from "../runtime/index.ts";
 import { fromWs } from "../transport/ws-server.ts";
 import { type AddressRules, refusalOf } from "./addresses.ts";
+import { mountV1 } from "./v1/mount.ts";
 
 /** Where the wire is spoken. */
 export const ARCP_PATH = "/arcp";
@@ -42,8 +43,12 @@ const GOING_AWAY = 1001;
 /** How long a peer may take to read what is queued for it and answer the close. */
 const CLOSE_TIMEOUT_MS = 2_000;
 
-/** Answers an upgrade that does not take place. */
+/** What a stranger's socket may bring before its welcome: what a session reads then, and what is around it. */
+const MAX_EARLY_BYTES = 320 * 1024;
+
+/** Answers an upgrade that does not take place, and waits for nobody to hang up. */
 function decline(socket: Duplex, status: number, message: string): void {
+  socket.once("finish", () => socket.destroy());
   socket.end(
     `HTTP/1.1 ${status} ${STATUS_CODES[status]}\r\nConnection: close\r\nContent-Type: text/plain; charset=utf-8\r\n` +
       `Content-Length: ${Buffer.byteLength(message)}\r\n\r\n${message}`,
@@ -55,8 +60,10 @@ const boundHostOf = (server: Server): string => (server.address() as AddressInfo
 /** `/arcp` of `/arcp?x=1`; `undefined` for a target that is no path. */
 export function pathOf(request: IncomingMessage): { path: string; query: URLSearchParams } | undefined {
   const base = "http://host";
-  if (!URL.canParse(request.url ?? "", base)) return undefined;
-  const { pathname, searchParams } = new URL(request.url ?? "", base);
+  const target = request.url ?? "";
+  // `http://elsewhere/arcp` names a host of its own; behind our own host `//elsewhere/arcp` names none.
+  if (!target.startsWith("/") || !URL.canParse(`${base}${target}`)) return undefined;
+  const { pathname, searchParams } = new URL(`${base}${target}`);
   return { path: pathname, query: searchParams };
 }
 
@@ -78,33 +85,52 @@ export async function attach(runtime: Runtime, httpServer: Server, options: Atta
   let unauthenticated = 0;
   let refusing = false;
 
-  const welcome = (ws: WebSocket, request: IncomingMessage) => {
+  // Given no request: what lives as long as the connection must not hold on to its headers.
+  const welcome = (ws: WebSocket, socket: Socket) => {
     sockets.add(ws);
     unauthenticated += 1;
     let stranger = true;
     const known = () => {
       if (stranger) unauthenticated -= 1;
       stranger = false;
+      socket.off("data", onEarlyData);
     };
+    // A message that never ends reaches no session that could count it.
+    const before = socket.bytesRead;
+    const onEarlyData = () => {
+      if (socket.bytesRead - before <= MAX_EARLY_BYTES) return;
+      logger.warn({ maxBytes: MAX_EARLY_BYTES }, "a stranger sends too much; its connection is cut");
+      ws.terminate();
+    };
+    socket.on("data", onEarlyData);
     ws.once("close", () => {
       sockets.delete(ws);
       known();
     });
-    runtime.accept(fromWs(ws, request.socket, { clock: runtime.clock, logger }), { onWelcome: known });
+    runtime.accept(fromWs(ws, socket, { clock: runtime.clock, logger }), { onWelcome: known });
   };
 
   const onUpgrade = (request: IncomingMessage, socket: Duplex, head: Buffer) => {
+    // Node has let go of the socket: an error that nobody listens to would end the process.
+    const onError = (error: Error) => logger.debug({ err: error }, "socket failed during its upgrade");
     const target = pathOf(request);
     if (target?.path !== ARCP_PATH) {
-      if (httpServer.listenerCount("upgrade") === 1) decline(socket, 404, "Nothing is served here; ARCP is at /arcp.");
+      if (httpServer.listenerCount("upgrade") > 1) return;
+      socket.on("error", onError);
+      decline(socket, 404, "Nothing is served here; ARCP is at /arcp.");
       return;
     }
-    const onError = (error: Error) => logger.debug({ err: error }, "socket failed during its upgrade");
     socket.on("error", onError);
     const refusal = refusalOf(request, rulesNow());
     if (refusal !== undefined) {
       logger.warn({ host: request.headers.host, origin: request.headers.origin }, "upgrade refused");
       decline(socket, 403, `Forbidden: ${refusal}`);
+    } else if (
+      request.headers["transfer-encoding"] !== undefined ||
+      Number(request.headers["content-length"] ?? 0) !== 0
+    ) {
+      // What Node takes for frames, a proxy before us took for a body.
+      decline(socket, 400, "An upgrade has no body.");
     } else if (target.query.size > 0) {
       // Addresses end up in logs and histories (SRV-4).
       decline(socket, 400, "No query is taken here: a token travels in session.hello, never in a URL.");
@@ -115,17 +141,23 @@ export async function attach(runtime: Runtime, httpServer: Server, options: Atta
     } else {
       upgrades.handleUpgrade(request, socket, head, (ws) => {
         socket.off("error", onError);
-        welcome(ws, request);
+        welcome(ws, request.socket);
       });
     }
   };
 
   await runtime.start();
   httpServer.on("upgrade", onUpgrade);
+  const unmountV1 = mountV1(runtime, httpServer, {
+    pathOf: (request) => pathOf(request)?.path,
+    refusalOf: (request) => refusalOf(request, rulesNow()),
+    logger,
+  });
 
   const stop = async () => {
     refusing = true;
     httpServer.off("upgrade", onUpgrade);
+    unmountV1();
     const open = [...sockets];
     const closed = open.map((ws) => new Promise<void>((resolve) => ws.once("close", () => resolve())));
     for (const ws of open) ws.close(GOING_AWAY, "the server is stopping");

@@ -18,6 +18,8 @@ export interface ServeOptions extends AttachOptions {
   tls?: { cert: string | Buffer; key: string | Buffer };
   /** Listens on an address that others reach, without TLS: tokens and events go in the clear. @default false */
   insecurePlaintext?: boolean;
+  /** How long a peer may take for the headers of a request, idle time before them included (SRV-8). @default 10_000 */
+  headersTimeoutMs?: number;
 }
 
 export interface HoldfastServer extends AsyncDisposable {
@@ -35,8 +37,6 @@ export interface HoldfastServer extends AsyncDisposable {
   stop(options?: { drainMs?: number }): Promise<void>;
 }
 
-/** What a peer gets for its headers, against those who send them a byte at a time. */
-const HEADERS_TIMEOUT_MS = 10_000;
 const REQUEST_TIMEOUT_MS = 30_000;
 const CHECK_INTERVAL_MS = 2_000;
 /** Beyond the WebSockets: health checks, and sockets that have not asked for anything yet. */
@@ -73,6 +73,7 @@ function listen(server: Server, port: number, host: string): Promise<void> {
  */
 export async function serve(runtime: Runtime, options: ServeOptions = {}): Promise<HoldfastServer> {
   const { port = 7777, host = "127.0.0.1", tls, insecurePlaintext = false, maxConnections = 20_000 } = options;
+  const { headersTimeoutMs = 10_000 } = options;
   if (!isLoopback(host) && tls === undefined && !insecurePlaintext) {
     throw new RangeError(
       `host: ${host} is reached from other machines, and without TLS tokens would travel in the clear; ` +
@@ -101,9 +102,9 @@ export async function serve(runtime: Runtime, options: ServeOptions = {}): Promi
     }
   };
   const limits = {
-    headersTimeout: HEADERS_TIMEOUT_MS,
-    requestTimeout: REQUEST_TIMEOUT_MS,
-    connectionsCheckingInterval: CHECK_INTERVAL_MS,
+    headersTimeout: headersTimeoutMs,
+    requestTimeout: Math.max(REQUEST_TIMEOUT_MS, headersTimeoutMs),
+    connectionsCheckingInterval: Math.min(CHECK_INTERVAL_MS, headersTimeoutMs),
   };
   const httpServer =
     tls === undefined ? createServer(limits, onRequest) : createTlsServer({ ...limits, ...tls }, onRequest);

@@ -143,6 +143,18 @@ export interface NewRun extends Run {
 /** A run as read back: with the job's trace id, which its envelopes carry. */
 export interface StoredRun extends Run {
   traceId: string;
+  /** The payload of a notice: a message of this session alone, without n (`firstN` and `lastN` are 0). */
+  notice: string | undefined;
+}
+
+/** One numbered `job.event` of one session alone, under a job that it follows. */
+export interface NewNotice {
+  seq: number;
+  jobId: string;
+  /** JSON text of the wire payload. */
+  payload: string;
+  /** Where given, the follow goes on behind this n: the events up to it are gone. */
+  skipToN?: number | undefined;
 }
 
 // -------------------------------------------------------------------------------- requests, replies
@@ -194,8 +206,8 @@ export interface SubmitRequest extends RequestRef {
 export type SubmitOutcome =
   /** The job is stored as running, owned by `nodeId`, with `runEpoch` 1. */
   | { outcome: "created" }
-  /** Same key, same digest: the job of the first submit, which this session now follows from n = 1. */
-  | { outcome: "repeated"; jobId: string; traceId: string; acceptedPayload: string }
+  /** Same key, same digest: the job of the first submit, which this session follows from its first kept event. */
+  | { outcome: "repeated"; jobId: string; traceId: string; positionN: number; acceptedPayload: string }
   | { outcome: "duplicate_key" }
   | { outcome: "limit_exceeded" };
 
@@ -227,11 +239,13 @@ export interface CancelRequest extends RequestRef {
 }
 
 export type CancelOutcome =
-  /** The wish is stored; `nodeId` runs the job and must stop it. */
-  | { outcome: "requested"; nodeId: string }
-  | { outcome: "already_ended"; status: FinalStatus }
+  | CancelWish
   /** The session did not submit the job. */
   | { outcome: "not_submitter" };
+
+export type CancelWish =
+  /** The wish is stored; `nodeId` runs the job and must stop it. */
+  { outcome: "requested"; nodeId: string } | { outcome: "already_ended"; status: FinalStatus };
 
 // --------------------------------------------------------------------------------------------- jobs
 
@@ -269,8 +283,8 @@ export interface EventPage {
 export interface JobRecord {
   jobId: string;
   principal: string;
-  /** The submitting session. */
-  sessionId: string;
+  /** The submitting session, while it can be resumed. */
+  sessionId: string | undefined;
   agent: string;
   lease: Lease;
   leaseExpiresAt: number | undefined;
@@ -345,6 +359,8 @@ export interface Burial {
 export interface SweepQuery {
   sessionIds: readonly string[];
   jobIds: readonly string[];
+  /** False where a hint named the ids: such an answer says nothing about the rest. */
+  complete: boolean;
 }
 
 export interface SweepAnswer {
@@ -356,6 +372,33 @@ export interface SweepAnswer {
     runEpoch: number;
     cancelReason: string | null | undefined;
   }[];
+}
+
+// -------------------------------------------------------------------------------------------- hints
+
+/** Another process has changed something (law 4). Carries no data, and may be lost. */
+export type Hint = { sessionId: string } | { jobId: string };
+
+// ---------------------------------------------------------------------------------------- retention
+
+export interface RetentionPolicy {
+  /** How long an ended job is kept. */
+  jobRetentionMs: number;
+  /** Events and payload bytes that one job may keep; above, the oldest go. */
+  maxEventsPerJob: number;
+  maxBytesPerJob: number;
+  /** Payload bytes that all jobs together may keep; `undefined`: no cap. */
+  maxBytesPerStore: number | undefined;
+  now: number;
+}
+
+/** What one step removed. */
+export interface RetentionStep {
+  events: number;
+  jobs: number;
+  sessions: number;
+  /** Whether there is something left for another step. */
+  more: boolean;
 }
 
 // ---------------------------------------------------------------------------------------- the store
@@ -377,9 +420,15 @@ export interface SessionFacet {
    * Stores what is about to be sent; the runs continue the session's numbers without a gap, moves the
    * follows and ends those that reached their terminal event.
    *
-   * @throws StoreRefusal superseded, wrong_number
+   * @throws StoreRefusal superseded, wrong_number; below_floor when events of a run were trimmed meanwhile
    */
   storeRuns(ref: ConnectionRef, runs: readonly NewRun[]): Promise<void>;
+  /**
+   * Gives the session's next number to a notice.
+   *
+   * @throws StoreRefusal superseded, wrong_number
+   */
+  storeNotice(ref: ConnectionRef, notice: NewNotice): Promise<void>;
   /** Runs that hold numbers above `afterSeq`, in order, at most `limit`. @throws StoreRefusal superseded */
   readRuns(ref: ConnectionRef, afterSeq: number, limit: number): Promise<StoredRun[]>;
   /** Lower than before, or above the newest: ignored, and answered `false`. @throws StoreRefusal superseded */
@@ -420,6 +469,13 @@ export interface JobFacet {
   read(jobId: string, afterN: number, throughN?: number): Promise<EventPage>;
   get(jobId: string): Promise<JobRecord | undefined>;
   list(query: ListQuery): Promise<ListPage>;
+  /**
+   * Stores the wish to cancel as {@link RequestFacet.cancel} does, for whoever has no session; who may wish
+   * it is the caller's affair. Of several wishes the first one's reason counts, so a repeat changes nothing.
+   *
+   * @throws StoreRefusal unknown_job
+   */
+  requestCancel(wish: { jobId: string; reason: string | undefined }): Promise<CancelWish>;
 }
 
 export interface NodeFacet {
@@ -452,6 +508,20 @@ export interface Store {
    * knows that nobody but this process has changed anything since the last sweep.
    */
   sweep(query: SweepQuery): Promise<SweepAnswer>;
+  /**
+   * One small step of the janitor's work, in one commit: sessions whose window is over, jobs whose
+   * retention has passed and that no session owes an ack for, and the oldest events of jobs over a cap
+   * (of the whole store: those that nobody owes an ack for first). A terminal event, and the chunks of a
+   * result, are never removed for a cap. Floors are raised in the commit that deletes.
+   */
+  retain(policy: RetentionPolicy): Promise<RetentionStep>;
+  /**
+   * Calls `listener` for what other processes change, as soon as that can be known; changes of our own may be
+   * told as well.
+   *
+   * @returns a function that ends it
+   */
+  onHint(listener: (hint: Hint) => void): () => void;
   /** Finishes what was begun and closes. Operations begun later reject with StoreUnavailable. */
   stop(): Promise<void>;
 }

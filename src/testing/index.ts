@@ -3,6 +3,7 @@
  * moves when told. The contracts register their cases with `node:test`.
  */
 export { type Direction, type MemoryPair, memoryPair } from "../transport/memory.ts";
+export * from "./conformance/index.ts";
 export { ManualClock } from "./manual-clock.ts";
 export { type StoreFixture, storeContract } from "./store-contract.ts";
 export { type ConnectedPair, transportContract } from "./transport-contract.ts";

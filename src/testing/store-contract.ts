@@ -16,6 +16,8 @@ import {
   type NewRun,
   type NewSession,
   type RefusalReason,
+  type RetentionPolicy,
+  type RetentionStep,
   type Store,
   StoreRefusal,
   StoreUnavailable,
@@ -38,6 +40,7 @@ const OTHER_NODE = "node_b";
 const ALICE = "alice";
 const BOB = "bob";
 const WINDOW_MS = 600_000;
+const RETENTION_MS = 86_400_000;
 const MANY = 1_000;
 
 /** The hash that a store gets to see of the token of that name. */
@@ -183,6 +186,26 @@ class Scene {
     return this.store.sessions.storeRuns(identity(ref), [run]);
   }
 
+  /** Lets the janitor work until nothing is left, and answers what it removed. */
+  async retain(given: Partial<RetentionPolicy> = {}): Promise<Omit<RetentionStep, "more">> {
+    const removed = { events: 0, jobs: 0, sessions: 0 };
+    for (let more = true; more; ) {
+      const step = await this.store.retain({
+        jobRetentionMs: RETENTION_MS,
+        maxEventsPerJob: 1_000_000,
+        maxBytesPerJob: 1_000_000_000,
+        maxBytesPerStore: undefined,
+        now: this.now,
+        ...given,
+      });
+      removed.events += step.events;
+      removed.jobs += step.jobs;
+      removed.sessions += step.sessions;
+      more = step.more;
+    }
+    return removed;
+  }
+
   async events(jobId: string): Promise<number> {
     return (await this.store.jobs.get(jobId))?.lastN ?? -1;
   }
@@ -231,6 +254,7 @@ export function storeContract(
     follows(it);
     cancels(it);
     logs(it);
+    retention(it);
     listing(it);
     nodes(it);
     lifecycle(it);
@@ -472,10 +496,10 @@ function runs(it: Case): void {
     await scene.run(session, "job_1", 8, 6, 7);
     const stored = await scene.store.sessions.readRuns(session, 0, 10);
     assert.deepEqual(stored, [
-      { firstSeq: 1, count: 4, jobId: "job_1", firstN: 1, lastN: 4, traceId: "trace-job_1" },
-      { firstSeq: 5, count: 2, jobId: "job_2", firstN: 1, lastN: 2, traceId: "trace-job_2" },
-      { firstSeq: 7, count: 1, jobId: "job_1", firstN: 5, lastN: 5, traceId: "trace-job_1" },
-      { firstSeq: 8, count: 2, jobId: "job_1", firstN: 6, lastN: 7, traceId: "trace-job_1" },
+      { firstSeq: 1, count: 4, jobId: "job_1", firstN: 1, lastN: 4, traceId: "trace-job_1", notice: undefined },
+      { firstSeq: 5, count: 2, jobId: "job_2", firstN: 1, lastN: 2, traceId: "trace-job_2", notice: undefined },
+      { firstSeq: 7, count: 1, jobId: "job_1", firstN: 5, lastN: 5, traceId: "trace-job_1", notice: undefined },
+      { firstSeq: 8, count: 2, jobId: "job_1", firstN: 6, lastN: 7, traceId: "trace-job_1", notice: undefined },
     ]);
     const from = async (seq: number, limit = 10) =>
       (await scene.store.sessions.readRuns(session, seq, limit)).map((run) => run.firstSeq);
@@ -626,6 +650,7 @@ function submits(it: Case): void {
     assert.deepEqual(await scene.submit(other, "job_2", key("same")), {
       outcome: "repeated",
       jobId: "job_1",
+      positionN: 0,
       traceId: "trace-job_1",
       acceptedPayload: '{"job_id":"job_1"}',
       frame: "job_2: repeated",
@@ -892,7 +917,7 @@ function cancels(it: Case): void {
     await scene.cancel(session, "job_1", "another reason");
     await scene.cancel(session, "job_2");
     assert.equal((await scene.store.jobs.get("job_1"))?.cancelRequested, true);
-    const { jobs } = await scene.store.sweep({ sessionIds: [], jobIds: ["job_1", "job_2"] });
+    const { jobs } = await scene.store.sweep({ sessionIds: [], jobIds: ["job_1", "job_2"], complete: true });
     const reasons = Object.fromEntries(jobs.map((job) => [job.jobId, job.cancelReason]));
     assert.deepEqual(reasons, { job_1: "enough", job_2: null });
   });
@@ -919,6 +944,201 @@ function cancels(it: Case): void {
       status: "timed_out",
       frame: "job_1: already_ended",
     });
+  });
+
+  it("[SRV-12] a cancel without a session is stored as one of a session is, and the first reason counts", async (scene) => {
+    const session = await started(scene);
+    await scene.submit(session, "job_1");
+    await scene.submit(session, "job_2");
+    const { jobs } = scene.store;
+    const wish = { outcome: "requested", nodeId: NODE };
+    assert.deepEqual(await jobs.requestCancel({ jobId: "job_1", reason: "enough" }), wish);
+    assert.deepEqual(await jobs.requestCancel({ jobId: "job_1", reason: "another reason" }), wish);
+    await scene.cancel(session, "job_2", "the session's");
+    assert.deepEqual(await jobs.requestCancel({ jobId: "job_2", reason: undefined }), wish);
+    assert.equal((await jobs.get("job_1"))?.cancelRequested, true);
+    const answer = await scene.store.sweep({ sessionIds: [], jobIds: ["job_1", "job_2"], complete: true });
+    const reasons = Object.fromEntries(answer.jobs.map((job) => [job.jobId, job.cancelReason]));
+    assert.deepEqual(reasons, { job_1: "enough", job_2: "the session's" });
+  });
+
+  it("[SRV-12] a cancel without a session changes nothing about a job that has ended or is unknown", async (scene) => {
+    const session = await started(scene);
+    await scene.submit(session, "job_1");
+    await scene.append("job_1", 1, 1, "error");
+    const { jobs } = scene.store;
+    assert.deepEqual(await jobs.requestCancel({ jobId: "job_1", reason: "late" }), {
+      outcome: "already_ended",
+      status: "error",
+    });
+    assert.equal((await jobs.get("job_1"))?.cancelRequested, false);
+    await refused("unknown_job", jobs.requestCancel({ jobId: "job_2", reason: undefined }));
+  });
+}
+
+function retention(it: Case): void {
+  it("[STO-13] a job goes with its log when its retention has passed and it is acked, and not before", async (scene) => {
+    const session = await started(scene);
+    await scene.submit(session, "job_1");
+    await scene.append("job_1", 1, 1_200, "success");
+    await scene.run(session, "job_1", 1, 1, 1_200, { endsFollow: true });
+    await scene.store.sessions.ack(session, 1_199);
+    await scene.clock.advance(RETENTION_MS + 1);
+    assert.deepEqual(await scene.retain(), { events: 0, jobs: 0, sessions: 0 }, "an ack is owed");
+    await scene.store.sessions.ack(session, 1_200);
+    assert.deepEqual(await scene.retain({ jobRetentionMs: RETENTION_MS + 2 }), { events: 0, jobs: 0, sessions: 0 });
+    assert.deepEqual(await scene.retain(), { events: 1_200, jobs: 1, sessions: 0 });
+    assert.equal(await scene.store.jobs.get("job_1"), undefined);
+    assert.deepEqual((await scene.store.jobs.list({ principal: ALICE, limit: 10 })).jobs, []);
+    await refused("below_floor", scene.attach("sess_1", 1, 2, { lastEventSeq: 1_199 }));
+    assert.equal((await scene.attach("sess_1", 1, 2, { lastEventSeq: 1_200 })).lastSeq, 1_200);
+  });
+
+  it("[STO-13] without the ack feature numbered counts as acked, and what has no number is owed", async (scene) => {
+    await scene.register(NODE);
+    const session = await scene.create("sess_1", { features: [] });
+    await scene.submit(session, "job_1");
+    await scene.append("job_1", 1, 2, "success");
+    await scene.clock.advance(RETENTION_MS + 1);
+    assert.equal((await scene.retain()).jobs, 0);
+    await scene.run(session, "job_1", 1, 1, 2, { endsFollow: true });
+    assert.equal((await scene.retain()).jobs, 1);
+  });
+
+  it("[STO-13] a session goes when its window is over, and owes nothing from then on", async (scene) => {
+    const session = await started(scene);
+    await scene.submit(session, "job_1");
+    await scene.append("job_1", 1, 700, "success");
+    for (let n = 1; n <= 700; n += 1) await scene.run(session, "job_1", n, n, n, { endsFollow: n === 700 });
+    await scene.store.sessions.detach(session, scene.now);
+    await scene.clock.advance(WINDOW_MS);
+    assert.equal((await scene.retain()).sessions, 0, "the window ends after its last millisecond");
+    await scene.clock.advance(1);
+    assert.deepEqual(await scene.retain(), { events: 0, jobs: 0, sessions: 1 });
+    await refused("unknown_session", scene.attach("sess_1", 1, 2));
+    assert.equal((await scene.store.jobs.get("job_1"))?.status, "success", "the job is kept for its own time");
+    await scene.clock.advance(RETENTION_MS);
+    assert.deepEqual(await scene.retain(), { events: 700, jobs: 1, sessions: 0 });
+  });
+
+  it("[STO-13] a live job and an attached session never go, however old", async (scene) => {
+    const session = await started(scene);
+    await scene.submit(session, "job_1");
+    await scene.append("job_1", 1, 3);
+    await scene.clock.advance(10 * RETENTION_MS);
+    assert.deepEqual(await scene.retain(), { events: 0, jobs: 0, sessions: 0 });
+  });
+
+  it("[STO-13] a job stays while its key can still repeat it", async (scene) => {
+    const session = await started(scene);
+    const idempotency = { key: "k", digest: "d", ttlMs: 2 * RETENTION_MS };
+    await scene.submit(session, "job_1", { idempotency });
+    await scene.append("job_1", 1, 1, "success");
+    await scene.run(session, "job_1", 1, 1, 1, { endsFollow: true });
+    await scene.store.sessions.ack(session, 1);
+    await scene.clock.advance(RETENTION_MS + 1);
+    assert.equal((await scene.retain()).jobs, 0);
+    await scene.clock.advance(RETENTION_MS);
+    assert.equal((await scene.retain()).jobs, 1);
+    assert.equal((await scene.submit(session, "job_2", { idempotency })).outcome, "created");
+  });
+
+  it("[STO-13] a key of a job that outlived its session does not fall to a later session", async (scene) => {
+    const session = await started(scene);
+    await scene.submit(session, "job_1");
+    await scene.store.sessions.detach(session, scene.now);
+    await scene.clock.advance(WINDOW_MS + 1);
+    await scene.retain();
+    const later = await scene.create("sess_2");
+    const answer = await scene.cancel(later, "job_1");
+    assert.equal(answer.outcome, "not_submitter");
+  });
+
+  it("[STO-14] a job over its cap loses its oldest events, up to its terminal one and its result", async (scene) => {
+    const session = await started(scene);
+    await scene.submit(session, "job_1");
+    await scene.append("job_1", 1, 1_500);
+    assert.deepEqual(await scene.retain({ maxEventsPerJob: 400 }), { events: 1_100, jobs: 0, sessions: 0 });
+    const job = await scene.store.jobs.get("job_1");
+    assert.deepEqual([job?.floorN, job?.lastN], [1_100, 1_500]);
+    await refused("below_floor", scene.store.jobs.read("job_1", 1_099));
+    assert.equal((await scene.store.jobs.read("job_1", 1_100)).events[0]?.n, 1_101);
+    await scene.store.jobs.append([
+      { jobId: "job_1", runEpoch: 1, events: [{ n: 1_501, kind: "result_chunk", payload: "{}" }], now: scene.now },
+    ]);
+    await scene.append("job_1", 1_502, 1_502, "success");
+    assert.equal((await scene.retain({ maxEventsPerJob: 1, maxBytesPerJob: 1 })).events, 400);
+    const left = (await scene.store.jobs.read("job_1", 1_500)).events;
+    assert.deepEqual(
+      left.map((event) => event.kind),
+      ["result_chunk", "job.result"],
+    );
+  });
+
+  it("[STO-14] a store over its cap gives up first what nobody owes an ack for", async (scene) => {
+    const session = await started(scene);
+    for (const jobId of ["job_1", "job_2"]) {
+      await scene.submit(session, jobId);
+      await scene.append(jobId, 1, 300, "success");
+    }
+    await scene.run(session, "job_2", 1, 1, 300, { endsFollow: true });
+    await scene.store.sessions.ack(session, 300);
+    const policy = { maxBytesPerStore: 5_000 };
+    await scene.retain(policy);
+    const [one, two] = [await scene.store.jobs.get("job_1"), await scene.store.jobs.get("job_2")];
+    assert.equal(one?.floorN, 0, "what is owed was taken although there was something else");
+    assert.equal(two?.floorN, 299);
+    await scene.retain({ maxBytesPerStore: 100 });
+    assert.equal((await scene.store.jobs.get("job_1"))?.floorN, 299);
+  });
+
+  it("[STO-15] numbers whose events are gone cannot be resumed from, those above can", async (scene) => {
+    const session = await started(scene);
+    await scene.submit(session, "job_1");
+    await scene.append("job_1", 1, 600);
+    await scene.run(session, "job_1", 1, 1, 300);
+    await scene.run(session, "job_1", 301, 301, 600);
+    await scene.retain({ maxEventsPerJob: 200 });
+    await refused("below_floor", scene.store.sessions.readRuns(session, 399, 10));
+    await refused("below_floor", scene.attach("sess_1", 1, 2, { lastEventSeq: 399 }));
+    const resumed = await scene.attach("sess_1", 1, 2, { lastEventSeq: 400 });
+    const [run] = await scene.store.sessions.readRuns(resumed, 400, 10);
+    assert.deepEqual([run?.firstSeq, run?.firstN, run?.lastN], [301, 301, 600]);
+    await refused("below_floor", scene.store.jobs.read("job_1", 300));
+  });
+
+  it("[STO-15] a run of events that were trimmed meanwhile is refused and writes nothing", async (scene) => {
+    const session = await started(scene);
+    await scene.submit(session, "job_1");
+    await scene.append("job_1", 1, 100);
+    await scene.retain({ maxEventsPerJob: 40 });
+    await refused("below_floor", scene.run(session, "job_1", 1, 60, 70));
+    assert.deepEqual(await scene.store.sessions.readRuns(session, 0, 10), []);
+    await scene.run(session, "job_1", 1, 61, 100);
+  });
+
+  it("[STO-15] a notice takes the next number, moves the follow, and is read back", async (scene) => {
+    const session = await started(scene);
+    await scene.submit(session, "job_1");
+    await scene.append("job_1", 1, 100);
+    await scene.retain({ maxEventsPerJob: 40 });
+    const notice = { jobId: "job_1", payload: '{"kind":"status"}', skipToN: 60 };
+    const { storeNotice } = scene.store.sessions;
+    await refused("wrong_number", storeNotice(session, { ...notice, seq: 2 }));
+    await storeNotice(session, { ...notice, seq: 1 });
+    await refused("wrong_number", storeNotice(session, { ...notice, seq: 1 }));
+    await scene.run(session, "job_1", 2, 61, 100);
+    const resumed = await scene.attach("sess_1", 1, 2);
+    await refused("superseded", storeNotice(session, { ...notice, seq: 42 }));
+    assert.equal(resumed.lastSeq, 41);
+    const runs = await scene.store.sessions.readRuns(resumed, 0, 10);
+    assert.deepEqual(
+      runs.map((run) => [run.firstSeq, run.count, run.notice]),
+      [
+        [1, 1, notice.payload],
+        [2, 40, undefined],
+      ],
+    );
   });
 }
 
@@ -1122,6 +1342,7 @@ function listing(it: Case): void {
     const answer = await scene.store.sweep({
       sessionIds: ["sess_1", "sess_2", "sess_unknown"],
       jobIds: ["job_1", "job_2", "job_unknown"],
+      complete: true,
     });
     answer.sessions.sort((a, b) => a.sessionId.localeCompare(b.sessionId));
     answer.jobs.sort((a, b) => a.jobId.localeCompare(b.jobId));

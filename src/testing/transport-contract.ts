@@ -14,6 +14,8 @@ export interface ConnectedPair extends AsyncDisposable {
   stallB?: (() => void) | undefined;
   /** `b` reads on. */
   unstallB?: (() => void) | undefined;
+  /** False where the wire has no goodbye of its own, so that code and reason stay here. @default true */
+  carriesCloseCode?: boolean | undefined;
   /** Breaks the wire without a goodbye. */
   cut(): void;
 }
@@ -74,7 +76,7 @@ export function transportContract(name: string, open: () => Promise<ConnectedPai
     test("[ENV-1] frames arrive whole and in order, both ways", DEADLINE, async () => {
       await using pair = await open();
       const [atA, atB] = [new Recorder(pair.a), new Recorder(pair.b)];
-      const sent = ["{}", "", '{"text":"žluťoučký 🐎 \\u0000"}', "x".repeat(MEBIBYTE), '{"n":5}'];
+      const sent = ["{}", " ", '{"text":"žluťoučký 🐎 \\u0000"}', "x".repeat(MEBIBYTE), '{"n":5}'];
       pair.a.send(sent.slice(0, 2));
       pair.a.send([]);
       pair.a.send(sent.slice(2));
@@ -101,7 +103,7 @@ export function transportContract(name: string, open: () => Promise<ConnectedPai
       await using pair = await open();
       const [atA, atB] = [new Recorder(pair.a), new Recorder(pair.b)];
       pair.a.send(["one", "two"]);
-      pair.a.close(4400, "bad ž".repeat(60));
+      pair.a.close();
       pair.a.close(1000, "again");
       assert.equal(pair.a.open, false);
       pair.a.send(["too late"]);
@@ -110,6 +112,18 @@ export function transportContract(name: string, open: () => Promise<ConnectedPai
       assert.equal(pair.b.open, false);
       assert.equal(atB.closes.length, 1);
       assert.equal(atA.closes.length, 1);
+    });
+
+    test("[SES-9] the peer is told the code of a close, and as much of the reason as fits", DEADLINE, async (t) => {
+      await using pair = await open();
+      if (pair.carriesCloseCode === false) {
+        t.skip("this transport has no close frame: its end is the goodbye");
+        return;
+      }
+      const atB = new Recorder(pair.b);
+      new Recorder(pair.a);
+      pair.a.close(4400, "bad ž".repeat(60));
+      await atB.closed();
       assert.equal(atB.closes[0]?.code, 4400);
       assert.match(atB.closes[0]?.reason ?? "", /^bad ž/);
     });

@@ -261,3 +261,25 @@ test("[RES-9] a cut may let a prefix through and loses the rest", () => {
   assert.deepEqual([atA.frames, atB.frames], [[], ["1", "2"]]);
   assert.deepEqual([atA.closes.length, atB.closes.length], [1, 1]);
 });
+
+test("[ENV-1] texts around the lengths at which WebSocket frames differ arrive whole", DEADLINE, async () => {
+  await using pair = await connected(undefined);
+  const client = new Recorder(pair.client);
+  const texts = [0, 1, 125, 126, 4_096, 65_535, 65_536, 300_000].flatMap((length) => [
+    "x".repeat(length),
+    `${"x".repeat(Math.max(0, length - 2))}ž`,
+  ]);
+  pair.server.send(texts);
+  for (const text of texts) pair.server.send([text]);
+  await client.framesCame(2 * texts.length);
+  assert.deepEqual(client.frames, [...texts, ...texts]);
+});
+
+test("[ENV-1] batches that wait for a reader are not overwritten by those behind them", DEADLINE, async () => {
+  await using pair = await connected(undefined);
+  const texts = Array.from({ length: 400 }, (_, index) => `${index}:`.padEnd(20_000, String(index % 10)));
+  for (let at = 0; at < texts.length; at += 8) pair.server.send(texts.slice(at, at + 8));
+  const client = new Recorder(pair.client);
+  await client.framesCame(texts.length);
+  assert.deepEqual(client.frames, texts);
+});

@@ -4,7 +4,7 @@
  * against what a second session reads from the log.
  */
 import { burstMessage, type SurveyReport } from "../../agents/index.ts";
-import type { Terminal as JobEnd, JobHandle, Session } from "../../client/index.ts";
+import type { Terminal as JobEnd, JobEvent, JobHandle, Session } from "../../client/index.ts";
 import type { Clock } from "../../clock.ts";
 import { openSession } from "../connection.ts";
 import { type Counts, compareReadings, Sequence, sumOf } from "./counts.ts";
@@ -43,13 +43,19 @@ export interface Story {
   counts: Counts;
 }
 
+/** What a log holds of an event, as text; `undefined` for what is said of one session alone, and is in no log. */
+function logEntry({ kind, ts, body }: JobEvent): string | undefined {
+  const isNotice = kind === "status" && (body as { phase: string }).phase === "back_pressure";
+  return isNotice ? undefined : JSON.stringify([kind, ts, body]);
+}
+
 /** One job, read to its end from the moment it was accepted. */
 class Recording {
   readonly label: string;
   readonly agent: string;
   readonly input: unknown;
   readonly job: JobHandle;
-  /** Every event as text, in the order in which the client handed it out. */
+  /** Every event of the log as text, in the order in which the client handed it out. */
   readonly entries: string[] = [];
   readonly seqs: number[] = [];
   readonly messages: string[] = [];
@@ -66,7 +72,8 @@ class Recording {
 
   async #read(): Promise<JobEnd> {
     for await (const event of this.job) {
-      this.entries.push(JSON.stringify([event.kind, event.ts, event.body]));
+      const entry = logEntry(event);
+      if (entry !== undefined) this.entries.push(entry);
       this.seqs.push(event.seq);
       if (event.kind === "log") this.messages.push((event.body as { message: string }).message);
     }
@@ -93,7 +100,10 @@ function countContent(recording: Recording, end: JobEnd): Counts {
 async function readAgain(session: Session, jobId: string): Promise<string[]> {
   const job = await session.subscribe(jobId, { history: true });
   const entries: string[] = [];
-  for await (const event of job) entries.push(JSON.stringify([event.kind, event.ts, event.body]));
+  for await (const event of job) {
+    const entry = logEntry(event);
+    if (entry !== undefined) entries.push(entry);
+  }
   return entries;
 }
 

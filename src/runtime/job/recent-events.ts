@@ -9,6 +9,12 @@ const MAX_CHARS = 32 * 1024 * 1024;
 const PAGE_EVENTS = 512;
 const PAGE_CHARS = 1024 * 1024;
 
+/** What an event and a stretch weigh beside their payloads, about: many short jobs are as heavy as a long one. */
+const EVENT_CHARS = 128;
+const STRETCH_CHARS = 512;
+
+const weightOf = (event: NewEvent): number => event.payload.length + EVENT_CHARS;
+
 interface Stretch {
   /** Consecutive n. */
   events: NewEvent[];
@@ -32,6 +38,12 @@ export class RecentEvents {
     this.#jobs = jobs;
   }
 
+  /** A log that this process begins: it is empty, and nobody need ask the store. */
+  begin(jobId: string): void {
+    this.#stretches.set(jobId, this.#newStretch());
+    this.#giveUp();
+  }
+
   /** Takes events that have been stored. */
   add(jobId: string, events: readonly NewEvent[]): void {
     const first = events[0];
@@ -45,19 +57,15 @@ export class RecentEvents {
         stretch = undefined;
       }
     }
-    stretch ??= { events: [], start: 0, chars: 0 };
+    stretch ??= this.#newStretch();
     this.#stretches.set(jobId, stretch);
     for (const event of events) {
       stretch.events.push(event);
-      stretch.chars += event.payload.length;
-      this.#chars += event.payload.length;
+      stretch.chars += weightOf(event);
+      this.#chars += weightOf(event);
     }
     this.#trim(stretch);
-    for (const [id, oldest] of this.#stretches) {
-      if (this.#chars <= MAX_CHARS) break;
-      this.#chars -= oldest.chars;
-      this.#stretches.delete(id);
-    }
+    this.#giveUp();
   }
 
   /** Lets go of a job that is no longer this process's: somebody else has added to its log. */
@@ -65,6 +73,11 @@ export class RecentEvents {
     const stretch = this.#stretches.get(jobId);
     if (stretch !== undefined) this.#chars -= stretch.chars;
     this.#stretches.delete(jobId);
+  }
+
+  /** The newest n that is here; 0 for none. */
+  newestN(jobId: string): number {
+    return this.#stretches.get(jobId)?.events.at(-1)?.n ?? 0;
   }
 
   /** A page as the store would give it: from here where possible, else from there. */
@@ -75,7 +88,10 @@ export class RecentEvents {
   #peek(jobId: string, afterN: number, throughN: number): NewEvent[] | undefined {
     const stretch = this.#stretches.get(jobId);
     const oldest = stretch?.events[stretch.start];
-    if (stretch === undefined || oldest === undefined || afterN + 1 < oldest.n) return undefined;
+    if (stretch === undefined) return undefined;
+    // Only a log that has just begun has none.
+    if (oldest === undefined) return afterN === 0 ? [] : undefined;
+    if (afterN + 1 < oldest.n) return undefined;
     const from = stretch.start + (afterN + 1 - oldest.n);
     const limit = Math.min(stretch.events.length, from + PAGE_EVENTS, stretch.start + (throughN - oldest.n) + 1);
     let chars = 0;
@@ -88,12 +104,27 @@ export class RecentEvents {
     return stretch.events.slice(from, to);
   }
 
+  #newStretch(): Stretch {
+    this.#chars += STRETCH_CHARS;
+    return { events: [], start: 0, chars: STRETCH_CHARS };
+  }
+
+  /** Lets go of the logs that grew longest ago, while there is too much. */
+  #giveUp(): void {
+    for (const [id, oldest] of this.#stretches) {
+      if (this.#chars <= MAX_CHARS) break;
+      this.#chars -= oldest.chars;
+      this.#stretches.delete(id);
+    }
+  }
+
   #trim(stretch: Stretch): void {
     while (
       stretch.events.length - stretch.start > MAX_EVENTS_PER_JOB ||
       (stretch.chars > MAX_CHARS_PER_JOB && stretch.events.length - stretch.start > 1)
     ) {
-      const chars = stretch.events[stretch.start]?.payload.length ?? 0;
+      const oldest = stretch.events[stretch.start];
+      const chars = oldest === undefined ? 0 : weightOf(oldest);
       stretch.chars -= chars;
       this.#chars -= chars;
       stretch.start += 1;

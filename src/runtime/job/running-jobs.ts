@@ -37,6 +37,10 @@ export class RunningJobs {
     return this.#runs.size;
   }
 
+  has(jobId: string): boolean {
+    return this.#runs.has(jobId);
+  }
+
   jobIds(): Iterable<string> {
     return this.#runs.keys();
   }
@@ -64,6 +68,7 @@ export class RunningJobs {
       logger: this.#logger,
     });
     this.#runs.set(job.jobId, run);
+    this.#recent.begin(job.jobId);
     void run.closed.then(() => {
       this.#runs.delete(job.jobId);
       run.drop("The store has given the job to somebody else.");

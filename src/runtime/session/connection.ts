@@ -31,6 +31,7 @@ import type { RunningJobs } from "../job/running-jobs.ts";
 import type { Settings } from "../options.ts";
 import type { Wakeups } from "../wakeups.ts";
 import { Heartbeat } from "./heartbeat.ts";
+import { InboundRate } from "./inbound-rate.ts";
 import { ReplyQueue } from "./reply-queue.ts";
 import { Requests } from "./requests.ts";
 import { hashToken, newResumeToken } from "./resume-token.ts";
@@ -48,8 +49,13 @@ const OFFERED: readonly Feature[] = [
   "agent_versions",
 ];
 
-/** Requests of one connection that may wait for their answers at a time. */
-const MAX_PENDING_REQUESTS = 4_096;
+/** What a peer may send before its welcome (SES-20): a hello and some noise. */
+const MAX_EARLY_FRAMES = 100;
+const MAX_EARLY_CHARS = 256 * 1024;
+/** A peer for which no more than this waits reads what it gets. */
+const HARDLY_BUFFERED_BYTES = 256 * 1024;
+/** When a request that was one too many in flight may come again. */
+const IN_FLIGHT_RETRY_MS = 100;
 const DETACH_RETRY_MS = 500;
 const DETACH_TRIES = 20;
 
@@ -72,6 +78,7 @@ interface Attachment {
   readonly replies: ReplyQueue;
   readonly tail: Tail;
   readonly requests: Requests;
+  readonly rate: InboundRate;
   readonly heartbeat: Heartbeat | undefined;
   readonly expiry: Timer | undefined;
 }
@@ -92,11 +99,22 @@ type ConnectionState =
 export class Connection {
   readonly #transport: Transport;
   readonly #parts: ConnectionParts;
+  #onWelcome: (() => void) | undefined;
   #state: ConnectionState;
+  #earlyFrames = 0;
+  #earlyChars = 0;
+  /** What was sent that is no event since the peer had last read nearly all. */
+  #unreadChars = 0;
+  /** The newest ack that waits for the one before it to be stored. */
+  #nextAck: number | undefined;
+  #storingAck = false;
+  #wrongAck = false;
 
-  constructor(transport: Transport, parts: ConnectionParts) {
+  /** @param onWelcome called once, when the session is this connection's */
+  constructor(transport: Transport, parts: ConnectionParts, onWelcome?: () => void) {
     this.#transport = transport;
     this.#parts = parts;
+    this.#onWelcome = onWelcome;
     const { clock, helloTimeoutMs } = parts.settings;
     const timeout = clock.after(helloTimeoutMs, () => {
       this.#fail(new ArcpError("INVALID_REQUEST", `No session.hello within ${helloTimeoutMs} ms.`));
@@ -141,32 +159,101 @@ export class Connection {
   // ---------------------------------------------------------------------------------------- inbound
 
   #onFrame(frame: string): void {
-    if (this.#state.phase === "attached") this.#state.attachment.heartbeat?.touch();
-    let envelope: Envelope;
-    try {
-      envelope = parseEnvelope(frame);
-    } catch (error) {
-      this.#protest(error);
-      return;
-    }
     switch (this.#state.phase) {
       case "greeting":
-        if (envelope.type === "session.hello" || envelope.type === "session.resume") this.#greet(envelope);
+      case "opening":
+        this.#onEarlyFrame(frame);
         return;
       case "attached":
-        try {
-          this.#dispatch(this.#state.attachment, envelope);
-        } catch (error) {
-          this.#protest(error, envelope);
-        }
+        this.#onSessionFrame(this.#state.attachment, frame);
         return;
-      case "opening":
       case "closed":
         return;
     }
   }
 
-  #dispatch(attachment: Attachment, envelope: Envelope): void {
+  /** Before the welcome nobody knows who it is: little is read, and all but a hello is dropped. */
+  #onEarlyFrame(frame: string): void {
+    this.#earlyFrames += 1;
+    this.#earlyChars += frame.length;
+    if (this.#earlyFrames > MAX_EARLY_FRAMES || this.#earlyChars > MAX_EARLY_CHARS) {
+      const most = `${MAX_EARLY_FRAMES} frames or ${MAX_EARLY_CHARS} characters`;
+      this.#fail(new ArcpError("INVALID_REQUEST", `More than ${most} came before the session was open.`));
+      return;
+    }
+    try {
+      const envelope = parseEnvelope(frame);
+      const isHello = envelope.type === "session.hello" || envelope.type === "session.resume";
+      if (isHello && this.#state.phase === "greeting") this.#greet(envelope);
+    } catch (error) {
+      this.#protest(error);
+    }
+  }
+
+  #onSessionFrame(attachment: Attachment, frame: string): void {
+    attachment.heartbeat?.touch();
+    const verdict = attachment.rate.take();
+    if (verdict === "flood") {
+      this.#fail(this.#tooFast(attachment));
+      return;
+    }
+    let envelope: Envelope | undefined;
+    try {
+      envelope = parseEnvelope(frame);
+      if (verdict === "taken") this.#dispatch(attachment, envelope, frame.length);
+      else this.#refuse(attachment, envelope);
+    } catch (error) {
+      this.#protest(error, envelope);
+    }
+  }
+
+  #tooFast({ rate }: Attachment): ArcpError {
+    const { maxMessagesPerSecond } = this.#parts.settings;
+    return ArcpError.detail(
+      "LIMIT_EXCEEDED",
+      `More than ${maxMessagesPerSecond} messages in a second; slow down, or the connection is closed.`,
+      { retry_after_ms: rate.retryAfterMs, limit: maxMessagesPerSecond },
+    );
+  }
+
+  /** A message that came too fast (SES-16). What has no answer and what ends the connection are no burden. */
+  #refuse(attachment: Attachment, envelope: Envelope): void {
+    const disposition = classifyType(envelope);
+    if (disposition.kind === "drop") return;
+    switch (disposition.type) {
+      case "session.pong":
+      case "session.ack":
+        return;
+      case "session.hello":
+      case "session.resume":
+      case "session.ping":
+        throw this.#tooFast(attachment);
+      case "session.close":
+      case "session.bye":
+        this.#dispatch(attachment, envelope, 0);
+        return;
+      default:
+        if (this.#isSwamped(attachment.replies)) this.#fail(this.#tooMany());
+        else attachment.requests.decline(disposition.type, envelope, this.#tooFast(attachment));
+    }
+  }
+
+  /** Whether so much waits to be answered that not even a refusal has room any more (SES-15). */
+  #isSwamped(replies: ReplyQueue): boolean {
+    const { maxRequestsInFlight, maxCharsInFlight } = this.#parts.settings;
+    return replies.pending >= 2 * maxRequestsInFlight || replies.heldChars >= 2 * maxCharsInFlight;
+  }
+
+  #tooMany(): ArcpError {
+    const { maxRequestsInFlight, maxCharsInFlight } = this.#parts.settings;
+    return ArcpError.detail(
+      "LIMIT_EXCEEDED",
+      `More than ${maxRequestsInFlight} requests, or ${maxCharsInFlight} characters of them, wait for answers; send fewer at a time.`,
+      { retry_after_ms: IN_FLIGHT_RETRY_MS, limit: maxRequestsInFlight },
+    );
+  }
+
+  #dispatch(attachment: Attachment, envelope: Envelope, chars: number): void {
     const { session, replies, tail, requests } = attachment;
     const disposition = classifyType(envelope);
     if (disposition.kind === "drop") return;
@@ -209,32 +296,50 @@ export class Connection {
         this.#ack(session, tail, parsePayload(disposition.type, envelope).last_processed_seq);
         return;
       }
-      default:
-        if (replies.pending >= MAX_PENDING_REQUESTS) {
-          this.#fail(
-            new ArcpError(
-              "INVALID_REQUEST",
-              `More than ${MAX_PENDING_REQUESTS} requests wait for an answer; send fewer at a time.`,
-            ),
-          );
-          return;
+      default: {
+        const { maxRequestsInFlight, maxCharsInFlight } = this.#parts.settings;
+        if (this.#isSwamped(replies)) {
+          this.#fail(this.#tooMany());
+        } else if (replies.pending >= maxRequestsInFlight || replies.heldChars >= maxCharsInFlight) {
+          requests.decline(disposition.type, envelope, this.#tooMany());
+        } else {
+          requests.handle(disposition.type, envelope, chars);
         }
-        requests.handle(disposition.type, envelope);
+      }
     }
   }
 
   #ack(session: AttachedSession, tail: Tail, seq: number): void {
-    const { store, logger } = this.#parts.settings;
+    const { logger } = this.#parts.settings;
     if (seq > tail.lastSeq) {
-      logger.warn({ session_id: session.sessionId, seq, newest: tail.lastSeq }, "ack above the newest event ignored");
+      // Said aloud once: a client that does it goes on doing it.
+      logger[this.#wrongAck ? "debug" : "warn"](
+        { session_id: session.sessionId, seq, newest: tail.lastSeq },
+        "ack above the newest event ignored",
+      );
+      this.#wrongAck = true;
       return;
     }
     if (seq <= session.ackedSeq) return;
     session.ackedSeq = seq;
-    store.sessions.ack(session, seq).catch((error: unknown) => {
-      if (error instanceof StoreRefusal && error.reason === "superseded") this.supersede();
-      else logger.warn({ err: error, session_id: session.sessionId }, "ack not stored");
-    });
+    this.#nextAck = seq;
+    if (!this.#storingAck) void this.#storeAcks(session);
+  }
+
+  /** One write at a time: of the acks that come meanwhile the newest says it all. */
+  async #storeAcks(session: AttachedSession): Promise<void> {
+    const { store, logger } = this.#parts.settings;
+    this.#storingAck = true;
+    for (let seq = this.#nextAck; seq !== undefined; seq = this.#nextAck) {
+      this.#nextAck = undefined;
+      try {
+        await store.sessions.ack(session, seq);
+      } catch (error) {
+        if (error instanceof StoreRefusal && error.reason === "superseded") this.supersede();
+        else logger.warn({ err: error, session_id: session.sessionId }, "ack not stored");
+      }
+    }
+    this.#storingAck = false;
   }
 
   // -------------------------------------------------------------------------------------- handshake
@@ -311,7 +416,7 @@ export class Connection {
   #attach(session: AttachedSession, lastEventSeq: number, token: string, identity: Identity): void {
     const { settings, agents, jobs, recent, wakeups } = this.#parts;
     const { clock, logger, store } = settings;
-    const replies = new ReplyQueue((frame) => this.#transport.send([frame]));
+    const replies = new ReplyQueue((frame) => this.#transmit(frame));
     const tail = new Tail({
       session,
       lastEventSeq,
@@ -322,6 +427,7 @@ export class Connection {
       wakeups,
       clock,
       logger,
+      backPressureThreshold: settings.backPressureThreshold,
       onFailure: (error) => this.#tailFailed(error),
     });
     const requests = new Requests({
@@ -345,8 +451,11 @@ export class Connection {
         : clock.after(identity.expiresAt - clock.wall(), () => {
             this.#fail(new ArcpError("UNAUTHENTICATED", "The token has expired; connect again with a new one."));
           });
-    this.#enter({ phase: "attached", attachment: { session, replies, tail, requests, heartbeat, expiry } });
+    const rate = new InboundRate(clock, settings.maxMessagesPerSecond);
+    this.#enter({ phase: "attached", attachment: { session, replies, tail, requests, rate, heartbeat, expiry } });
     this.#parts.attached(this);
+    this.#onWelcome?.();
+    this.#onWelcome = undefined;
     // A newer connection of this process may have had its answer first: then this one is over.
     if (this.session === undefined) return;
     const welcome: WelcomePayload = {
@@ -417,17 +526,20 @@ export class Connection {
       { ...known.toPayload(), ...(requestId === undefined ? {} : { request_id: requestId }) },
       requestId === undefined ? {} : { extensions: { [IN_REPLY_TO]: requestId } },
     );
-    if (this.#state.phase === "attached") this.#state.attachment.replies.push(frame);
-    else this.#transport.send([frame]);
+    if (this.#state.phase !== "attached") {
+      this.#transmit(frame);
+      return;
+    }
+    const { replies } = this.#state.attachment;
+    if (this.#isSwamped(replies)) this.#fail(this.#tooMany());
+    else replies.push(frame);
   }
 
   /** Says why, and closes. */
   #fail(error: ArcpError, requestId?: string): void {
     if (this.#state.phase === "closed") return;
-    this.#send("session.error", {
-      ...error.toPayload(),
-      ...(requestId === undefined ? {} : { request_id: requestId }),
-    });
+    const payload = { ...error.toPayload(), ...(requestId === undefined ? {} : { request_id: requestId }) };
+    this.#transport.send([this.#frame("session.error", payload)]);
     const row: { closeCode?: number } = ERROR_TABLE[error.code];
     this.close(row.closeCode ?? 4500, error.code);
   }
@@ -472,7 +584,27 @@ export class Connection {
   }
 
   #send(type: string, payload: object): void {
-    this.#transport.send([this.#frame(type, payload)]);
+    this.#transmit(this.#frame(type, payload));
+  }
+
+  /** Sends to a peer that reads. One that goes on asking and does not read its answers is cut off (SES-17). */
+  #transmit(frame: string): void {
+    const { maxUnreadBytes, logger } = this.#parts.settings;
+    // The tail has its own measure, and a single event may be larger than this one: both must be passed.
+    const buffered = this.#transport.bufferedBytes;
+    if (buffered <= HARDLY_BUFFERED_BYTES) this.#unreadChars = 0;
+    this.#unreadChars += frame.length;
+    if (this.#unreadChars <= maxUnreadBytes || buffered <= maxUnreadBytes) {
+      this.#transport.send([frame]);
+      return;
+    }
+    logger.warn({ session_id: this.session?.sessionId, maxUnreadBytes }, "a client that does not read is cut off");
+    this.#fail(
+      ArcpError.detail("LIMIT_EXCEEDED", `More than ${maxUnreadBytes} bytes wait to be read; read what you ask for.`, {
+        retry_after_ms: IN_FLIGHT_RETRY_MS,
+        limit: maxUnreadBytes,
+      }),
+    );
   }
 
   #frame(type: string, payload: object, rest: { extensions?: Record<string, unknown> } = {}): string {

@@ -1,6 +1,8 @@
 /** One answer that is being worked on; it keeps its place in the order of the requests (JOB-2). */
 export interface ReplySlot {
   frame: string | undefined;
+  /** What the slot keeps in memory: its request's frame, then its own. */
+  chars: number;
   settled: boolean;
   /** Called right after the frame was handed to the transport. */
   onSent: (() => void) | undefined;
@@ -17,6 +19,7 @@ export class ReplyQueue {
   /** Each waits for the slot that was the newest when it came. */
   readonly #barriers: { after: ReplySlot; resolve: () => void }[] = [];
   #closed = false;
+  #heldChars = 0;
 
   constructor(send: (frame: string) => void) {
     this.#send = send;
@@ -27,9 +30,16 @@ export class ReplyQueue {
     return this.#slots.length;
   }
 
-  reserve(): ReplySlot {
-    const slot: ReplySlot = { frame: undefined, settled: false, onSent: undefined };
+  /** The frames that wait here: requests that are being worked on, and answers whose turn has not come. */
+  get heldChars(): number {
+    return this.#heldChars;
+  }
+
+  /** @param chars the length of the request's frame */
+  reserve(chars = 0): ReplySlot {
+    const slot: ReplySlot = { frame: undefined, chars, settled: false, onSent: undefined };
     this.#slots.push(slot);
+    this.#heldChars += chars;
     return slot;
   }
 
@@ -39,8 +49,12 @@ export class ReplyQueue {
     slot.frame = frame;
     slot.onSent = onSent;
     slot.settled = true;
+    this.#heldChars -= slot.chars;
+    slot.chars = frame?.length ?? 0;
+    this.#heldChars += slot.chars;
     for (let head = this.#slots[0]; head?.settled === true; head = this.#slots[0]) {
       this.#slots.shift();
+      this.#heldChars -= head.chars;
       if (head.frame !== undefined) this.#send(head.frame);
       head.onSent?.();
       while (this.#barriers[0]?.after === head) this.#barriers.shift()?.resolve();

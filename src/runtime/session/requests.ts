@@ -82,31 +82,43 @@ const RETRY_AFTER_MS = 1_000;
  */
 export class Requests {
   readonly #parts: RequestParts;
-  /** Subscribes and unsubscribes are carried out one after the other: the last one's word counts (JOB-12). */
+  /**
+   * Subscribes and unsubscribes are carried out one after the other: the last one's word counts (JOB-12).
+   * So are lists: a page may take a while and a lot of memory, and one at a time is enough.
+   */
   #following: Promise<void> = Promise.resolve();
 
   constructor(parts: RequestParts) {
     this.#parts = parts;
   }
 
-  /** Takes a request of a right shape; it is answered in its turn, whatever becomes of it. */
-  handle(type: Handled, envelope: Envelope): void {
+  /**
+   * Takes a request of a right shape; it is answered in its turn, whatever becomes of it.
+   *
+   * @param chars the length of its frame
+   */
+  handle(type: Handled, envelope: Envelope, chars: number): void {
     const { replies, jobs, clock, settings } = this.#parts;
     // The tail joins a job when the answer has left, so what comes after an answer waits for that too.
     const before = replies.barrier();
-    const slot = replies.reserve();
+    const slot = replies.reserve(chars);
     const deadline = clock.after(settings.storeTimeoutMs, () => {
       const silence = new StoreUnavailable(`the store has not answered for ${settings.storeTimeoutMs} ms`);
       this.#failed(type, envelope, slot, silence);
     });
     const work = () => this.#carryOut(type, envelope, slot).finally(() => deadline.cancel());
-    if (type === "job.subscribe" || type === "job.unsubscribe") {
+    if (type === "job.subscribe" || type === "job.unsubscribe" || type === "session.list_jobs") {
       this.#following = this.#following.then(() => before).then(work);
     } else if (type === "job.submit") {
       jobs.admit(work());
     } else {
       void work();
     }
+  }
+
+  /** Answers a request in its turn without looking at it. It is not noted: the same one may come again. */
+  decline(type: Handled, envelope: Envelope, error: ArcpError): void {
+    this.#parts.replies.push(this.#errorFrame(type, envelope, error));
   }
 
   async #carryOut(type: Handled, envelope: Envelope, slot: ReplySlot): Promise<void> {
@@ -169,10 +181,11 @@ export class Requests {
       agent = agents.resolve(payload.agent);
       const lease: Lease = payload.lease_request ?? {};
       checkLeaseRequest(lease);
+      this.#roomToFollow();
       job = {
         jobId: newJobId(),
         agent: agent.label,
-        input: JSON.stringify(payload.input ?? null),
+        input: this.#input(payload.input ?? null),
         lease,
         leaseExpiresAt: this.#leaseExpiry(payload.lease_constraints?.expires_at),
         traceId,
@@ -221,7 +234,7 @@ export class Requests {
         return;
       case "repeated":
         this.#parts.replies.settle(slot, result.frame, () =>
-          tail.follow({ jobId: result.jobId, traceId: result.traceId, positionN: 0, canCancel: true }),
+          tail.follow({ jobId: result.jobId, traceId: result.traceId, positionN: result.positionN, canCancel: true }),
         );
         return;
       default:
@@ -278,6 +291,30 @@ export class Requests {
     throw new ArcpError("INVALID_REQUEST", `${what} needs the feature "${feature}", which was not negotiated.`, {
       details: { feature },
     });
+  }
+
+  /** @throws ArcpError INVALID_REQUEST when the store would have to keep too much (JOB-19) */
+  #input(value: unknown): string {
+    const { maxInputBytes } = this.#parts.settings;
+    const input = JSON.stringify(value);
+    const bytes = Buffer.byteLength(input);
+    if (bytes > maxInputBytes) {
+      throw new ArcpError("INVALID_REQUEST", `payload.input: takes ${bytes} bytes; at most ${maxInputBytes} fit.`, {
+        details: { limit: maxInputBytes },
+      });
+    }
+    return input;
+  }
+
+  /** @throws ArcpError LIMIT_EXCEEDED when the session follows as many jobs as it may (SES-18) */
+  #roomToFollow(jobId?: string): void {
+    const { maxFollowsPerSession } = this.#parts.settings;
+    if (this.#parts.tail.hasRoom(maxFollowsPerSession, jobId)) return;
+    throw ArcpError.detail(
+      "LIMIT_EXCEEDED",
+      `A session follows at most ${maxFollowsPerSession} jobs at a time; let some end or unsubscribe from them.`,
+      { retry_after_ms: RETRY_AFTER_MS, limit: maxFollowsPerSession },
+    );
   }
 
   #leaseExpiry(expiresAt: string | undefined): number | undefined {
@@ -345,6 +382,7 @@ export class Requests {
   async #subscribe(envelope: Envelope, payload: RequestPayload<"job.subscribe">, slot: ReplySlot): Promise<void> {
     const { settings, replies, tail } = this.#parts;
     const job = await this.#visible(payload.job_id);
+    this.#roomToFollow(job.jobId);
     const result = await settings.store.requests.follow({
       ...this.#ref(envelope),
       jobId: job.jobId,

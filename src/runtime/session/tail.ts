@@ -7,6 +7,7 @@ import {
   type NewEvent,
   type NewRun,
   type Store,
+  StoreRefusal,
   StoreUnavailable,
 } from "../../store/store.ts";
 import type { Transport } from "../../transport/transport.ts";
@@ -51,6 +52,8 @@ export interface TailParts {
   wakeups: Wakeups;
   clock: Clock;
   logger: Logger;
+  /** Unacknowledged events above which the session is told (SES-19). */
+  backPressureThreshold: number;
   /** Called when delivery cannot go on: the session is another connection's, or the store refuses. */
   onFailure(error: unknown): void;
 }
@@ -66,7 +69,11 @@ export class Tail {
   readonly #followed = new Map<string, Followed>();
   /** Jobs whose log may have grown; in the order in which they are served. */
   readonly #ready = new Set<string>();
+  /** Jobs of which events went before this session had numbers for them. */
+  #trimmed: Set<string> | undefined;
   readonly #seesEverything: boolean;
+  /** Whether the next crossing of the back-pressure threshold is to be told. */
+  #armed: boolean;
   #lastSeq: number;
   #closed = false;
   #wake: (() => void) | undefined;
@@ -77,11 +84,17 @@ export class Tail {
     this.#lastSeq = parts.session.lastSeq;
     this.#seesEverything = EVERYTHING.every((feature) => parts.session.features.includes(feature));
     for (const follow of parts.session.follows) this.follow(follow);
+    this.#armed = this.#lag() <= parts.backPressureThreshold;
   }
 
   /** The newest number that was given. */
   get lastSeq(): number {
     return this.#lastSeq;
+  }
+
+  /** Whether the session may follow that job, or a new one, too; one that it follows takes no more room. */
+  hasRoom(mostFollows: number, jobId?: string): boolean {
+    return this.#followed.size < mostFollows || (jobId !== undefined && this.#followed.has(jobId));
   }
 
   /** Joins a job; one that is followed already goes on as it is (JOB-12). */
@@ -133,6 +146,8 @@ export class Tail {
           continue;
         }
         await this.#round();
+        for (const jobId of this.#trimmed ?? []) await this.#tellTrimmed(jobId);
+        await this.#tellLag();
       }
     } catch (error) {
       if (!this.#closed) this.#parts.onFailure(error);
@@ -162,9 +177,14 @@ export class Tail {
       const runs = await this.#patiently(() => store.sessions.readRuns(session, sent, REPLAY_RUNS));
       for (const run of runs) {
         const encode = eventEncoder(session.sessionId, run.jobId, run.traceId);
+        if (run.notice !== undefined) {
+          await this.#room();
+          if (this.#closed) return;
+          this.#parts.transport.send([encode("job.event", run.firstSeq, run.notice)]);
+        }
         let seq = run.firstSeq;
         let n = run.firstN - 1;
-        while (n < run.lastN) {
+        while (n < run.lastN && run.notice === undefined) {
           await this.#room();
           await nextTurn();
           if (this.#closed) return;
@@ -198,7 +218,17 @@ export class Tail {
     if (runs.length > 0) {
       // Moved in the very reaction to the answer: a request that the store took after these runs, and
       // answers in the same breath, must find the follows where the store left them.
-      await this.#patiently(() => store.sessions.storeRuns(session, runs).then(() => this.#move(stretches)));
+      const stored = await this.#unlessTrimmed(
+        runs.map((run) => run.jobId),
+        () =>
+          this.#patiently(() =>
+            store.sessions.storeRuns(session, runs).then(() => {
+              this.#move(stretches);
+              return true;
+            }),
+          ),
+      );
+      if (stored === undefined) return;
     } else {
       this.#move(stretches);
       // Nothing was stored, so nothing has made this round wait: a long stretch of events that this
@@ -211,6 +241,84 @@ export class Tail {
     }
     await replies.barrier();
     if (!this.#closed) transport.send(batches.flat());
+  }
+
+  /**
+   * What `operation` answers; `undefined` when events that it needs have been trimmed. The jobs are then read
+   * again, from the store, and told how much is gone.
+   */
+  async #unlessTrimmed<T>(jobIds: readonly string[], operation: () => Promise<T>): Promise<T | undefined> {
+    try {
+      return await operation();
+    } catch (error) {
+      if (!(error instanceof StoreRefusal) || error.reason !== "below_floor") throw error;
+      for (const jobId of jobIds) {
+        this.#parts.recent.forget(jobId);
+        if (!this.#followed.has(jobId)) continue;
+        this.#trimmed ??= new Set();
+        this.#trimmed.add(jobId);
+      }
+      return undefined;
+    }
+  }
+
+  /** Says how many events of a job went before they had a number here, and goes on behind them (STO-15). */
+  async #tellTrimmed(jobId: string): Promise<void> {
+    this.#trimmed?.delete(jobId);
+    const followed = this.#followed.get(jobId);
+    const job = await this.#patiently(() => this.#parts.store.jobs.get(jobId));
+    if (followed === undefined || job === undefined || this.#closed) return;
+    const count = job.floorN - followed.follow.positionN;
+    if (count > 0) {
+      const message = `${count} events were removed before this session could receive them`;
+      await this.#notify(followed, { phase: "history_trimmed", message, count }, job.floorN);
+    }
+    this.#ready.add(jobId);
+  }
+
+  /** Tells the session, once per crossing, that it is far behind (SES-19). */
+  async #tellLag(): Promise<void> {
+    const { session, backPressureThreshold, logger } = this.#parts;
+    const lag = this.#lag();
+    if (lag <= backPressureThreshold / 2) this.#armed = true;
+    if (!this.#armed || lag <= backPressureThreshold || !session.features.includes("ack") || this.#closed) return;
+    const newest = [...this.#followed.values()].at(-1);
+    if (newest === undefined) return;
+    this.#armed = false;
+    const message = `event_seq lag ${lag} exceeds threshold ${backPressureThreshold}`;
+    try {
+      await this.#notify(newest, { phase: "back_pressure", message, lag }, undefined);
+    } catch (error) {
+      // Whoever has taken the session over is found at the next run; nothing else hangs on a notice.
+      logger.warn({ err: error, session_id: session.sessionId }, "back-pressure notice not stored");
+    }
+  }
+
+  /** Events that the client has not acked, and those that wait to be numbered, as far as is known here. */
+  #lag(): number {
+    const { session, recent } = this.#parts;
+    let lag = this.#lastSeq - session.ackedSeq;
+    for (const { follow } of this.#followed.values()) {
+      lag += Math.max(0, recent.newestN(follow.jobId) - follow.positionN);
+    }
+    return lag;
+  }
+
+  /** A `status` event of this session alone, under a job that it follows. */
+  async #notify(
+    followed: Followed,
+    body: { phase: string; message: string; [more: string]: unknown },
+    skipToN: number | undefined,
+  ): Promise<void> {
+    const { session, store, replies, transport, clock } = this.#parts;
+    const payload = JSON.stringify({ kind: "status", ts: new Date(clock.wall()).toISOString(), body });
+    const seq = this.#lastSeq + 1;
+    const { jobId } = followed.follow;
+    await this.#patiently(() => store.sessions.storeNotice(session, { seq, jobId, payload, skipToN }));
+    this.#lastSeq = seq;
+    if (skipToN !== undefined) followed.follow.positionN = skipToN;
+    await replies.barrier();
+    if (!this.#closed) transport.send([followed.encode("job.event", seq, payload)]);
   }
 
   /** The follows stand behind these stretches now; a terminal event ends its follow. */
@@ -235,9 +343,11 @@ export class Tail {
       if (followed === undefined) continue;
       const afterN = followed.follow.positionN;
       const throughN = afterN + ROUND_EVENTS - events;
-      const page = await this.#patiently(() => this.#parts.recent.read(jobId, afterN, throughN));
-      const last = page.at(-1);
-      if (last === undefined || this.#closed || this.#followed.get(jobId) !== followed) continue;
+      const page = await this.#unlessTrimmed([jobId], () =>
+        this.#patiently(() => this.#parts.recent.read(jobId, afterN, throughN)),
+      );
+      const last = page?.at(-1);
+      if (page === undefined || last === undefined || this.#closed || this.#followed.get(jobId) !== followed) continue;
       let count = 0;
       for (const event of page) {
         if (this.#visible(event)) count += 1;
@@ -277,9 +387,11 @@ export class Tail {
 
   async #terminalPayload(jobId: string, event: NewEvent): Promise<string> {
     if (event.kind === "job.error" || this.#parts.session.features.includes("result_chunk")) return event.payload;
-    return inlineResult(event.payload, event.n - 1, (afterN, throughN) =>
-      this.#parts.recent.read(jobId, afterN, throughN),
-    );
+    const { store, recent } = this.#parts;
+    return inlineResult(event.payload, event.n - 1, {
+      floorN: async () => (await store.jobs.get(jobId))?.floorN ?? 0,
+      read: (afterN, throughN) => recent.read(jobId, afterN, throughN),
+    });
   }
 
   #wakeUp(): void {

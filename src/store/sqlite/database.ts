@@ -4,6 +4,7 @@
  * that selects them.
  */
 import { DatabaseSync, type SQLInputValue, type StatementSync } from "node:sqlite";
+import type { Hint } from "../store.ts";
 
 /** SQLite's primary result codes that are told apart. */
 const SQLITE_BUSY = 5;
@@ -29,10 +30,23 @@ export function isBusy(error: unknown): boolean {
 export class Database {
   readonly #db: DatabaseSync;
   readonly #statements = new Map<string, StatementSync>();
+  #touched = new Map<string, Hint>();
 
   /** @param readOnly never creates the file */
   constructor(file: string, options: { readOnly?: boolean; busyTimeoutMs?: number } = {}) {
     this.#db = new DatabaseSync(file, { readOnly: options.readOnly ?? false, timeout: options.busyTimeoutMs ?? 0 });
+  }
+
+  /** Notes, within a transaction, what other processes may want to look at. */
+  touch(hint: Hint): void {
+    this.#touched.set("jobId" in hint ? hint.jobId : hint.sessionId, hint);
+  }
+
+  /** What was noted since the last call. */
+  takeTouched(): Iterable<Hint> {
+    const touched = this.#touched;
+    if (touched.size > 0) this.#touched = new Map();
+    return touched.values();
   }
 
   /** Runs a script of statements without parameters, prepared anew each time. */

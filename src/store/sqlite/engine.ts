@@ -14,7 +14,7 @@
  */
 import { type Clock, sleep } from "../../clock.ts";
 import type { Logger } from "../../logger.ts";
-import { type Durability, StoreRefusal, StoreUnavailable } from "../store.ts";
+import { type Durability, type Hint, StoreRefusal, StoreUnavailable } from "../store.ts";
 import { Checkpointer } from "./checkpointer.ts";
 import { Database, isBusy, isEngineError } from "./database.ts";
 import { migrate } from "./migrate.ts";
@@ -57,6 +57,8 @@ const nextTurn = () => new Promise<void>((resolve) => setImmediate(resolve));
 export class Engine {
   readonly #options: EngineOptions;
   readonly #checkpointer: Checkpointer;
+  /** Whether other processes are on the file, to whom each commit leaves hints. */
+  leavesHints = false;
   #db: Database | undefined;
   #queue: QueuedWrite[] = [];
   /** The next so many writes get a transaction each: their group failed. */
@@ -184,8 +186,11 @@ export class Engine {
           break;
         }
       }
+      const touched = db.takeTouched();
+      if (this.leavesHints) writeHints(db, touched);
       db.run("COMMIT");
     } catch (error) {
+      db.takeTouched();
       this.#rollback(db);
       if (isBusy(error)) {
         throw error;
@@ -255,4 +260,15 @@ function attempt(write: QueuedWrite, db: Database): Outcome {
 /** Engine failures become {@link StoreUnavailable}; anything else (a bug, a refusal) passes as it is. */
 function storeError(error: unknown, what: string): unknown {
   return isEngineError(error) ? new StoreUnavailable(`${what}: ${(error as Error).message}`, { cause: error }) : error;
+}
+
+/** Leaves the hints of one transaction, to be read by other processes (hints.ts). */
+function writeHints(db: Database, hints: Iterable<Hint>): void {
+  for (const hint of hints) {
+    db.run(
+      "INSERT INTO hints (session_id, job_id) VALUES (?, ?)",
+      "sessionId" in hint ? hint.sessionId : null,
+      "jobId" in hint ? hint.jobId : null,
+    );
+  }
 }

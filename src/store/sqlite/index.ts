@@ -8,10 +8,12 @@ import { type Clock, systemClock } from "../../clock.ts";
 import { type Logger, silentLogger } from "../../logger.ts";
 import type { Durability, Store } from "../store.ts";
 import { Engine } from "./engine.ts";
+import { HintReader } from "./hints.ts";
 import { jobFacet } from "./jobs.ts";
 import { NodeLocks } from "./node-lock.ts";
 import { nodeFacet } from "./nodes.ts";
 import { requestFacet } from "./requests.ts";
+import { retain } from "./retention.ts";
 import { sessionFacet } from "./sessions.ts";
 import { sweeper } from "./sweep.ts";
 
@@ -49,6 +51,7 @@ export function sqlite(file: string, options: SqliteOptions = {}): Store {
   });
   const locks = new NodeLocks(path, logger);
   const sweep = sweeper();
+  const hints = new HintReader(engine, options.clock ?? systemClock, logger);
   return {
     sessions: sessionFacet(engine),
     requests: requestFacet(engine),
@@ -56,7 +59,10 @@ export function sqlite(file: string, options: SqliteOptions = {}): Store {
     nodes: nodeFacet(engine, locks),
     start: () => engine.start(),
     sweep: (query) => engine.read((db) => sweep(db, query)),
+    retain: (policy) => engine.write((db) => retain(db, policy), { rows: 1_000, bytes: 0 }),
+    onHint: (listener) => hints.on(listener),
     async stop() {
+      hints.stop();
       await engine.stop();
       locks.release();
     },

@@ -6,12 +6,14 @@ import { type FinalStatus, isFinal, type JobStatus, type Lease } from "../../pro
 import {
   type AppendBatch,
   type AppendResult,
+  type CancelWish,
   type EventPage,
   type JobFacet,
   type JobRecord,
   type ListEntry,
   type ListPage,
   type ListQuery,
+  type NewEvent,
   type StoredEvent,
   StoreRefusal,
 } from "../store.ts";
@@ -21,6 +23,10 @@ import type { Engine } from "./engine.ts";
 /** Bounds of a page (STO-7). */
 const PAGE_EVENTS = 512;
 const PAGE_BYTES = 1024 * 1024;
+/** Rows that one step of a page reads, whatever they weigh. */
+const ROWS_PER_READ = 64;
+/** Rows that one statement inserts, where there are so many. */
+const ROWS_PER_INSERT = 32;
 
 export interface JobHead {
   job_key: number;
@@ -29,6 +35,7 @@ export interface JobHead {
   node_id: string;
   last_n: number;
   floor_n: number;
+  result_n: number | null;
   trace_id: string;
   session_key: number;
 }
@@ -36,7 +43,7 @@ export interface JobHead {
 /** What every operation on a job starts from. */
 export function headOf(db: Database, jobId: string): JobHead | undefined {
   return db.get<JobHead>(
-    `SELECT h.job_key, h.state, h.run_epoch, h.node_id, h.last_n, h.floor_n, j.trace_id, j.session_key
+    `SELECT h.job_key, h.state, h.run_epoch, h.node_id, h.last_n, h.floor_n, h.result_n, j.trace_id, j.session_key
      FROM jobs j JOIN job_heads h ON h.job_key = j.job_key WHERE j.job_id = ?`,
     jobId,
   );
@@ -50,6 +57,7 @@ export function jobFacet(engine: Engine): JobFacet {
     read: (jobId, afterN, throughN) => engine.read((db) => read(db, jobId, afterN, throughN)),
     get: (jobId) => engine.read((db) => get(db, jobId)),
     list: (query) => engine.read((db) => list(db, query)),
+    requestCancel: ({ jobId, reason }) => engine.write((db) => requestCancel(db, jobId, reason)),
   };
 }
 
@@ -104,13 +112,16 @@ function append(db: Database, batch: AppendBatch, bytes: number): void {
   }
 
   let newBytes = bytes;
-  for (const event of events) {
-    if (event.n <= head.last_n) {
-      newBytes -= Buffer.byteLength(event.payload);
-    } else {
-      insertEvent(db, head.job_key, batch.runEpoch, event.n, event.kind, event.payload);
-    }
+  for (const event of events.slice(0, known)) {
+    newBytes -= Buffer.byteLength(event.payload);
   }
+  const fresh = events.slice(known);
+  insertEvents(db, head.job_key, batch.runEpoch, fresh);
+  const firstChunk = head.result_n === null ? fresh.find((event) => event.kind === "result_chunk") : undefined;
+  if (firstChunk !== undefined) {
+    db.run("UPDATE job_heads SET result_n = ? WHERE job_key = ?", firstChunk.n, head.job_key);
+  }
+  db.touch({ jobId });
   moveHead(db, head.job_key, first.n + events.length - 1, newBytes);
   if (end !== undefined) {
     closeHead(db, head.job_key, end, batch.now);
@@ -133,15 +144,25 @@ function countStored(db: Database, head: JobHead, batch: AppendBatch, firstN: nu
   return same?.count === overlap ? overlap : 0;
 }
 
-function insertEvent(db: Database, jobKey: number, runEpoch: number, n: number, kind: string, payload: string): void {
-  db.run(
-    "INSERT INTO events (job_key, n, run_epoch, kind, payload) VALUES (?, ?, ?, ?, ?)",
-    jobKey,
-    n,
-    runEpoch,
-    kind,
-    payload,
-  );
+const insertSql = (rows: number): string =>
+  `INSERT INTO events (job_key, n, run_epoch, kind, payload) VALUES ${Array(rows).fill("(?, ?, ?, ?, ?)").join(", ")}`;
+const INSERT_ONE = insertSql(1);
+const INSERT_MANY = insertSql(ROWS_PER_INSERT);
+
+/** Calling a statement costs as much as a row does, so each call takes many rows. */
+function insertEvents(db: Database, jobKey: number, runEpoch: number, events: readonly NewEvent[]): void {
+  const many = events.length - (events.length % ROWS_PER_INSERT);
+  for (let at = 0; at < many; at += ROWS_PER_INSERT) {
+    const values: (number | string)[] = [];
+    for (let index = at; index < at + ROWS_PER_INSERT; index += 1) {
+      const { n, kind, payload } = events[index] as NewEvent;
+      values.push(jobKey, n, runEpoch, kind, payload);
+    }
+    db.run(INSERT_MANY, ...values);
+  }
+  for (const { n, kind, payload } of events.slice(many)) {
+    db.run(INSERT_ONE, jobKey, n, runEpoch, kind, payload);
+  }
 }
 
 function moveHead(db: Database, jobKey: number, lastN: number, bytes: number): void {
@@ -167,9 +188,33 @@ export function endJob(
   job: { job_key: number; last_n: number; run_epoch: number },
   end: { kind: string; payload: string; status: FinalStatus; now: number },
 ): void {
-  insertEvent(db, job.job_key, job.run_epoch + 1, job.last_n + 1, end.kind, end.payload);
+  const terminal = { n: job.last_n + 1, kind: end.kind, payload: end.payload };
+  insertEvents(db, job.job_key, job.run_epoch + 1, [terminal]);
   moveHead(db, job.job_key, job.last_n + 1, Buffer.byteLength(end.payload));
   closeHead(db, job.job_key, end.status, end.now);
+}
+
+function requestCancel(db: Database, jobId: string, reason: string | undefined): CancelWish {
+  const head = headOf(db, jobId);
+  if (head === undefined) {
+    throw unknownJob(jobId);
+  }
+  return wishEnd(db, head, jobId, reason);
+}
+
+/** Stores that a job is to be cancelled, for the node that runs it. */
+export function wishEnd(db: Database, head: JobHead, jobId: string, reason: string | undefined): CancelWish {
+  if (isFinal(head.state)) {
+    return { outcome: "already_ended", status: head.state };
+  }
+  // Of several wishes the first one's reason counts.
+  db.run(
+    "UPDATE job_heads SET cancel_requested = 1, cancel_reason = ? WHERE job_key = ? AND cancel_requested = 0",
+    reason ?? null,
+    head.job_key,
+  );
+  db.touch({ jobId });
+  return { outcome: "requested", nodeId: head.node_id };
 }
 
 interface EventRow {
@@ -191,21 +236,26 @@ function read(db: Database, jobId: string, afterN: number, throughN?: number): E
     );
   }
   const events: StoredEvent[] = [];
+  const lastN = Math.min(throughN ?? head.last_n, head.last_n);
   let bytes = 0;
-  const rows = db.iterate<EventRow>(
-    "SELECT n, run_epoch, kind, payload FROM events WHERE job_key = ? AND n > ? AND n <= ? ORDER BY n LIMIT ?",
-    head.job_key,
-    afterN,
-    Math.min(throughN ?? head.last_n, head.last_n),
-    PAGE_EVENTS,
-  );
-  for (const row of rows) {
-    bytes += Buffer.byteLength(row.payload);
-    if (bytes > PAGE_BYTES && events.length > 0) {
-      break;
+  let rows: EventRow[];
+  // All rows of a step at once: with a cursor each row costs half as much again.
+  do {
+    rows = db.all<EventRow>(
+      "SELECT n, run_epoch, kind, payload FROM events WHERE job_key = ? AND n > ? AND n <= ? ORDER BY n LIMIT ?",
+      head.job_key,
+      events.at(-1)?.n ?? afterN,
+      lastN,
+      ROWS_PER_READ,
+    );
+    for (const { n, run_epoch: runEpoch, kind, payload } of rows) {
+      bytes += Buffer.byteLength(payload);
+      if (bytes > PAGE_BYTES && events.length > 0) {
+        return { events };
+      }
+      events.push({ n, runEpoch, kind, payload });
     }
-    events.push({ n: row.n, runEpoch: row.run_epoch, kind: row.kind, payload: row.payload });
-  }
+  } while (rows.length === ROWS_PER_READ && events.length < PAGE_EVENTS);
   return { events };
 }
 
@@ -213,7 +263,8 @@ interface JobRow {
   job_key: number;
   job_id: string;
   principal: string;
-  session_id: string;
+  /** Null once the session is removed. */
+  session_id: string | null;
   agent: string;
   lease: string;
   lease_expires_at: number | null;
@@ -234,13 +285,13 @@ const JOB_COLUMNS = `j.job_key, j.job_id, j.principal, s.session_id, j.agent, j.
   h.cancel_requested`;
 
 const JOB_TABLES = `jobs j JOIN job_heads h ON h.job_key = j.job_key
-  JOIN sessions s ON s.session_key = j.session_key`;
+  LEFT JOIN sessions s ON s.session_key = j.session_key`;
 
 function toRecord(row: JobRow): JobRecord {
   return {
     jobId: row.job_id,
     principal: row.principal,
-    sessionId: row.session_id,
+    sessionId: row.session_id ?? undefined,
     agent: row.agent,
     lease: JSON.parse(row.lease) as Lease,
     leaseExpiresAt: row.lease_expires_at ?? undefined,

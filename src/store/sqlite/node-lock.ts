@@ -6,7 +6,8 @@
  */
 import { existsSync, rmSync } from "node:fs";
 import type { Logger } from "../../logger.ts";
-import { Database, isBusy } from "./database.ts";
+import { StoreUnavailable } from "../store.ts";
+import { Database, isBusy, isEngineError } from "./database.ts";
 
 export class NodeLocks {
   readonly #file: string;
@@ -18,16 +19,29 @@ export class NodeLocks {
     this.#logger = logger;
   }
 
-  /** Holds the lock of a node of this process until it is removed or released. */
+  /**
+   * Holds the lock of a node of this process until it is removed or released.
+   *
+   * @throws StoreUnavailable e.g. on a full disk
+   */
   take(nodeId: string): void {
-    const lock = new Database(this.#path(nodeId));
+    let lock: Database | undefined;
     try {
+      lock = new Database(this.#path(nodeId));
       lock.run("BEGIN EXCLUSIVE");
     } catch (error) {
-      lock.close();
-      throw error;
+      lock?.close();
+      if (!isEngineError(error)) throw error;
+      throw new StoreUnavailable(`the lock of ${nodeId} cannot be taken: ${(error as Error).message}`, {
+        cause: error,
+      });
     }
     this.#held.set(nodeId, lock);
+  }
+
+  /** Whether a node is this process's own. */
+  holds(nodeId: string): boolean {
+    return this.#held.has(nodeId);
   }
 
   /** `undefined` when the file says nothing, which is logged. */

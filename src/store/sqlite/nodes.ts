@@ -52,7 +52,11 @@ export function nodeFacet(engine: Engine, locks: NodeLocks): NodeFacet {
 
     async list() {
       const rows = await engine.read(list);
-      return rows.map((row) => ({ ...row, provenDead: locks.provenDead(row.nodeId) }));
+      const nodes = rows.map((row) => ({ ...row, provenDead: locks.provenDead(row.nodeId) }));
+      engine.leavesHints = nodes.some(
+        (node) => node.state === "alive" && !node.provenDead && !locks.holds(node.nodeId),
+      );
+      return nodes;
     },
 
     async bury(burial) {
@@ -117,6 +121,7 @@ function bury(db: Database, burial: Burial): { endedJobIds: string[]; more: bool
   );
   const ending = live.slice(0, JOBS_PER_STEP);
   for (const job of ending) {
+    db.touch({ jobId: job.job_id });
     endJob(db, job, { kind: "job.error", payload: burial.jobErrorPayload, status: "error", now: burial.now });
   }
   const more = live.length > ending.length;

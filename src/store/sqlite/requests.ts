@@ -18,7 +18,7 @@ import type {
 } from "../store.ts";
 import type { Database } from "./database.ts";
 import type { Engine } from "./engine.ts";
-import { headOf, type JobHead, unknownJob } from "./jobs.ts";
+import { headOf, type JobHead, unknownJob, wishEnd } from "./jobs.ts";
 import { requireLiveNode } from "./nodes.ts";
 import { fence, type SessionRow } from "./sessions.ts";
 
@@ -111,11 +111,13 @@ function repeatedSubmit(db: Database, session: SessionRow, request: SubmitReques
     return { outcome: "duplicate_key" };
   }
   const { job_id: jobId, accepted_payload: acceptedPayload } = held;
-  if (openFollow(db, session, head) === undefined) {
-    openFollowAt(db, session, head.job_key, head.floor_n);
+  const current = openFollow(db, session, head);
+  const positionN = current ?? head.floor_n;
+  if (current === undefined) {
+    openFollowAt(db, session, head.job_key, positionN);
   }
   db.run("UPDATE follows SET can_cancel = 1 WHERE session_key = ? AND job_key = ?", session.session_key, head.job_key);
-  return { outcome: "repeated", jobId, traceId: head.trace_id, acceptedPayload };
+  return { outcome: "repeated", jobId, traceId: head.trace_id, positionN, acceptedPayload };
 }
 
 function newSubmit(db: Database, session: SessionRow, request: SubmitRequest): SubmitOutcome {
@@ -144,8 +146,8 @@ function newSubmit(db: Database, session: SessionRow, request: SubmitRequest): S
   ) as { job_key: number };
   db.run(
     `INSERT INTO job_heads (job_key, principal, node_id, state, run_epoch, last_n, floor_n, bytes, cancel_requested,
-       cancel_reason, ended_at)
-     VALUES (?, ?, ?, 'running', 1, 0, 0, 0, 0, NULL, NULL)`,
+       cancel_reason, result_n, ended_at)
+     VALUES (?, ?, ?, 'running', 1, 0, 0, 0, 0, NULL, NULL, NULL)`,
     jobKey,
     principal,
     request.nodeId,
@@ -349,14 +351,5 @@ function cancel(db: Database, session: SessionRow, request: CancelRequest): Canc
   if (granted === undefined && head.session_key !== session.session_key) {
     return { outcome: "not_submitter" };
   }
-  if (isFinal(head.state)) {
-    return { outcome: "already_ended", status: head.state };
-  }
-  // Of several wishes the first one's reason counts.
-  db.run(
-    "UPDATE job_heads SET cancel_requested = 1, cancel_reason = ? WHERE job_key = ? AND cancel_requested = 0",
-    request.reason ?? null,
-    head.job_key,
-  );
-  return { outcome: "requested", nodeId: head.node_id };
+  return wishEnd(db, head, request.jobId, request.reason);
 }

@@ -8,6 +8,7 @@ import {
   type AttachRequest,
   type ConnectionRef,
   type Follow,
+  type NewNotice,
   type NewRun,
   type NewSession,
   type SessionFacet,
@@ -59,6 +60,7 @@ export function sessionFacet(engine: Engine): SessionFacet {
     attach: (request) => engine.write((db) => attach(db, request)),
     detach: (ref, now) => engine.write((db) => detach(db, ref, now)),
     storeRuns: (ref, runs) => engine.write((db) => storeRuns(db, ref, runs), { rows: runs.length * 3 + 1, bytes: 0 }),
+    storeNotice: (ref, notice) => engine.write((db) => storeNotice(db, ref, notice), { rows: 3, bytes: 0 }),
     readRuns: (ref, afterSeq, limit) => engine.read((db) => readRuns(db, ref, afterSeq, limit)),
     ack: (ref, seq) => engine.write((db) => ack(db, ref, seq)),
   };
@@ -172,6 +174,7 @@ function attach(db: Database, request: AttachRequest): AttachedSession {
     instance?.attempt ?? null,
     key,
   );
+  db.touch({ sessionId: request.sessionId });
   settleReplies(db, key, Math.max(request.lastEventSeq, session.acked_seq));
   const owed = db.all<{ frame: string }>(
     "SELECT frame FROM requests WHERE session_key = ? AND owed = 1 ORDER BY ordinal",
@@ -260,6 +263,9 @@ function storeRuns(db: Database, ref: ConnectionRef, runs: readonly NewRun[]): v
       standing === undefined || !standing.open
         ? "the session does not follow the job"
         : wrongNumber(run, lastSeq, standing);
+    if (standing !== undefined && run.firstN <= standing.floorN) {
+      throw new StoreRefusal("below_floor", `the events of ${run.jobId} up to n = ${standing.floorN} are gone`);
+    }
     if (standing === undefined || wrong !== undefined) {
       throw new StoreRefusal("wrong_number", `run ${run.firstSeq}+${run.count} of ${run.jobId}: ${wrong}`);
     }
@@ -329,9 +335,6 @@ function wrongNumber(run: NewRun, lastSeq: number, standing: Standing): string |
   if (run.firstN <= standing.positionN) {
     return `its events up to n = ${standing.positionN} have their numbers`;
   }
-  if (run.firstN <= standing.floorN) {
-    return `its events up to n = ${standing.floorN} are gone`;
-  }
   if (run.lastN > standing.lastN) {
     return `its events above n = ${standing.lastN} are not stored`;
   }
@@ -341,12 +344,54 @@ function wrongNumber(run: NewRun, lastSeq: number, standing: Standing): string |
   return undefined;
 }
 
+function storeNotice(db: Database, ref: ConnectionRef, notice: NewNotice): void {
+  const session = fence(db, ref);
+  const standing = standingOf(db, session.session_key, notice.jobId);
+  if (standing?.open !== true || notice.seq !== session.last_seq + 1) {
+    throw new StoreRefusal(
+      "wrong_number",
+      `notice ${notice.seq} of ${ref.sessionId}: the next is ${session.last_seq + 1}`,
+    );
+  }
+  db.run(
+    "INSERT INTO runs (session_key, first_seq, count, job_key, payload) VALUES (?, ?, 1, ?, ?)",
+    session.session_key,
+    notice.seq,
+    standing.jobKey,
+    notice.payload,
+  );
+  db.run(
+    "UPDATE follows SET position_n = max(position_n, ?), last_seq = ? WHERE session_key = ? AND job_key = ?",
+    notice.skipToN ?? 0,
+    notice.seq,
+    session.session_key,
+    standing.jobKey,
+  );
+  db.run("UPDATE sessions SET last_seq = ? WHERE session_key = ?", notice.seq, session.session_key);
+}
+
+interface StoredRunRow {
+  first_seq: number;
+  count: number;
+  job_id: string;
+  trace_id: string;
+  first_n: number | null;
+  last_n: number | null;
+  payload: string | null;
+}
+
 function readRuns(db: Database, ref: ConnectionRef, afterSeq: number, limit: number): StoredRun[] {
   const session = fence(db, ref);
+  if (afterSeq < session.seq_floor) {
+    throw new StoreRefusal(
+      "below_floor",
+      `numbers of ${ref.sessionId} up to ${session.seq_floor} can no longer be replayed`,
+    );
+  }
   // The first run may begin at or below `afterSeq`; runs are never empty, so at most one does and matters.
   return db
-    .all<{ first_seq: number; count: number; job_id: string; trace_id: string; first_n: number; last_n: number }>(
-      `SELECT r.first_seq, r.count, j.job_id, j.trace_id, r.first_n, r.last_n
+    .all<StoredRunRow>(
+      `SELECT r.first_seq, r.count, j.job_id, j.trace_id, r.first_n, r.last_n, r.payload
        FROM runs r JOIN jobs j ON j.job_key = r.job_key
        WHERE r.session_key = ?1 AND r.first_seq + r.count > ?2 + 1 AND r.first_seq >= coalesce(
          (SELECT max(first_seq) FROM runs WHERE session_key = ?1 AND first_seq <= ?2), 0)
@@ -360,8 +405,9 @@ function readRuns(db: Database, ref: ConnectionRef, afterSeq: number, limit: num
       count: row.count,
       jobId: row.job_id,
       traceId: row.trace_id,
-      firstN: row.first_n,
-      lastN: row.last_n,
+      firstN: row.first_n ?? 0,
+      lastN: row.last_n ?? 0,
+      notice: row.payload ?? undefined,
     }));
 }
 

@@ -6,7 +6,7 @@ import assert from "node:assert/strict";
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
 import { existsSync, statSync } from "node:fs";
-import { mkdtemp, readdir, rm } from "node:fs/promises";
+import { mkdir, mkdtemp, readdir, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
@@ -318,6 +318,17 @@ test("[STO-9] a start on a file that cannot be opened says which", async () => {
   });
   await assert.rejects(store.jobs.get("job_1"), StoreUnavailable);
   await store.stop();
+});
+
+test("[STO-12] a node whose lock cannot be taken is refused as by a store that is down", async () => {
+  await using place = await Place.make();
+  const store = await place.open();
+  // A folder in its place fails as a full disk does: SQLite cannot write there.
+  await mkdir(`${place.file}.node-node_1.lock`);
+  await assert.rejects(
+    store.nodes.register({ nodeId: "node_1", pid: 1, host: "host", now: 0 }),
+    (error) => error instanceof StoreUnavailable && /the lock of node_1/.test(error.message),
+  );
 });
 
 test("[STO-11] the kernel's proof: a node is dead as soon as its process is, and not before", async () => {

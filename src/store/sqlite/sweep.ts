@@ -20,6 +20,7 @@ const NOTHING: SweepAnswer = { sessions: [], jobs: [] };
 export function sweeper(): (db: Database, query: SweepQuery) => SweepAnswer {
   let seen: number | undefined;
   return (db, query) => {
+    if (!query.complete) return sweep(db, query);
     // Moves when another connection commits, never by our own commits.
     const version = db.get<{ data_version: number }>("PRAGMA data_version")?.data_version;
     if (version === seen) return NOTHING;

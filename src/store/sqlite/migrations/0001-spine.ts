@@ -21,7 +21,7 @@ CREATE TABLE nodes (
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE sessions (
-  session_key INTEGER PRIMARY KEY,
+  session_key INTEGER PRIMARY KEY AUTOINCREMENT, -- never given again: jobs outlive their sessions
   session_id TEXT NOT NULL UNIQUE,
   principal TEXT NOT NULL,
   client_name TEXT NOT NULL,
@@ -39,6 +39,7 @@ CREATE TABLE sessions (
   seq_floor INTEGER NOT NULL     -- numbers up to this can no longer be replayed
 ) STRICT;
 CREATE INDEX sessions_by_principal ON sessions (principal, resumable_until);
+CREATE INDEX sessions_detached ON sessions (resumable_until) WHERE resumable_until IS NOT NULL;
 CREATE INDEX sessions_by_node ON sessions (node_id) WHERE node_id IS NOT NULL;
 
 CREATE TABLE session_tokens (
@@ -49,7 +50,7 @@ CREATE TABLE session_tokens (
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE jobs (
-  job_key INTEGER PRIMARY KEY,   -- grows in the order of submission
+  job_key INTEGER PRIMARY KEY AUTOINCREMENT, -- grows in the order of submission
   job_id TEXT NOT NULL UNIQUE,
   principal TEXT NOT NULL,
   session_key INTEGER NOT NULL,  -- that submitted it
@@ -73,11 +74,13 @@ CREATE TABLE job_heads (
   last_n INTEGER NOT NULL,
   floor_n INTEGER NOT NULL,      -- events up to this are gone
   bytes INTEGER NOT NULL,        -- of the payloads that are kept
+  result_n INTEGER,              -- the first chunk of its result; null while there is none
   cancel_requested INTEGER NOT NULL,
   cancel_reason TEXT,
   ended_at REAL                  -- null while the job is live
 ) STRICT;
 CREATE INDEX job_heads_live_by_principal ON job_heads (principal, job_key) WHERE ended_at IS NULL;
+CREATE INDEX job_heads_ended ON job_heads (ended_at) WHERE ended_at IS NOT NULL;
 CREATE INDEX job_heads_live_by_node ON job_heads (node_id, job_key) WHERE ended_at IS NULL;
 
 CREATE TABLE events (
@@ -100,6 +103,7 @@ CREATE TABLE follows (
   PRIMARY KEY (session_key, job_key)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX follows_open ON follows (session_key, ordinal) WHERE open = 1;
+CREATE INDEX follows_open_by_job ON follows (job_key) WHERE open = 1;
 
 CREATE TABLE runs (
   session_key INTEGER NOT NULL,
@@ -133,5 +137,13 @@ CREATE TABLE idempotency (
   expires_at REAL NOT NULL,
   PRIMARY KEY (principal, key)
 ) STRICT, WITHOUT ROWID;
+CREATE INDEX idempotency_by_expiry ON idempotency (expires_at);
+CREATE INDEX idempotency_by_job ON idempotency (job_key);
+
+CREATE TABLE hints (
+  hint_key INTEGER PRIMARY KEY AUTOINCREMENT,
+  session_id TEXT,               -- whose connection may have changed,
+  job_id TEXT                    -- or whose log, state or wished end has
+) STRICT;
 `,
 };

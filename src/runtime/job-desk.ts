@@ -1,0 +1,189 @@
+/**
+ * Jobs for whoever has no session: the HTTP API, or the program that embeds the runtime. Each question is
+ * one or two reads of the store, so the answer is the same on every node; it costs the runtime nothing
+ * while nobody asks. Everything is seen from a principal, and another one's job is not there (SRV-13).
+ */
+import { type Clock, sleep } from "../clock.ts";
+import type { Logger } from "../logger.ts";
+import {
+  ArcpError,
+  type FinalStatus,
+  isFinal,
+  type JobErrorPayload,
+  type JobStatus,
+  type Lease,
+  type ResultPayload,
+} from "../protocol/index.ts";
+import { type JobRecord, type ListQuery, type Store, StoreRefusal, StoreUnavailable } from "../store/store.ts";
+import type { RunningJobs } from "./job/running-jobs.ts";
+import { wholeResult } from "./session/inline-result.ts";
+
+/** A job as it is told over `/v1`. Times are ISO 8601 in UTC. */
+export interface JobInfo {
+  job_id: string;
+  /** `name@version`. */
+  agent: string;
+  status: JobStatus;
+  lease: Lease;
+  lease_constraints?: { expires_at: string };
+  parent_job_id: string | null;
+  trace_id: string;
+  created_at: string;
+  ended_at?: string;
+  /** Whether somebody has asked for the job's end. */
+  cancel_requested: boolean;
+  /** How many events it has emitted, the terminal one included. */
+  events: number;
+}
+
+/** Newest first. */
+export interface JobInfoPage {
+  jobs: JobInfo[];
+  /** For the next page; null when this is the last. */
+  next_cursor: string | null;
+}
+
+export type JobFilter = Omit<ListQuery, "principal" | "limit"> & {
+  /** 1 to 1000. @default 100 */
+  limit?: number | undefined;
+};
+
+export type JobOutcome =
+  /** The job has not ended. */
+  | { status: Exclude<JobStatus, FinalStatus> }
+  /**
+   * As `job.result` told it; a chunked result is put together, as text or, where the agent sent bytes, as
+   * base64, and `result_encoding` says which.
+   */
+  | (Omit<ResultPayload, "result_id" | "result_size"> & { status: "success"; result_encoding?: "utf8" | "base64" })
+  /** As `job.error` told it. */
+  | (JobErrorPayload & { status: JobErrorPayload["final_status"] });
+
+export type CancelAnswer =
+  /** The wish is stored; the job ends soon. */
+  { outcome: "requested" } | { outcome: "already_ended"; status: FinalStatus };
+
+export interface JobDeskParts {
+  store: Store;
+  jobs: RunningJobs;
+  clock: Clock;
+  logger: Logger;
+  storeTimeoutMs: number;
+}
+
+const DEFAULT_PAGE = 100;
+
+/**
+ * Every method rejects with an `ArcpError`: `JOB_NOT_FOUND` for a job that is not the principal's, and a
+ * retryable `INTERNAL_ERROR` (`details.code: "STORE_UNAVAILABLE"`) when the store does not answer.
+ */
+export class JobDesk {
+  readonly #parts: JobDeskParts;
+
+  constructor(parts: JobDeskParts) {
+    this.#parts = parts;
+  }
+
+  async get(jobId: string, principal: string): Promise<JobInfo> {
+    return toInfo(await this.#visible(jobId, principal));
+  }
+
+  /** The principal's jobs, newest first. A cursor that names no job of the principal's gives an empty page. */
+  async list(principal: string, filter: JobFilter = {}): Promise<JobInfoPage> {
+    const { cursor, limit = DEFAULT_PAGE } = filter;
+    const { jobs } = this.#parts.store;
+    const page = await this.#ask(async () => {
+      if (cursor !== undefined && (await jobs.get(cursor))?.principal !== principal) return undefined;
+      return await jobs.list({ ...filter, principal, limit });
+    });
+    return { jobs: (page?.jobs ?? []).map(toInfo), next_cursor: page?.nextCursor ?? null };
+  }
+
+  /** How a job ended, or that it has not. */
+  async result(jobId: string, principal: string): Promise<JobOutcome> {
+    const job = await this.#visible(jobId, principal);
+    if (!isFinal(job.status)) return { status: job.status };
+    return await this.#ask(() => this.#outcome(job)).catch((error: unknown) => {
+      // Its retention has passed since we looked.
+      throw error instanceof StoreRefusal ? noJob(jobId) : error;
+    });
+  }
+
+  /**
+   * Asks for a job's end, as `job.cancel` does on the wire. The first wish's reason is the one that is told.
+   * A line of the runtime's log says who asked.
+   */
+  async cancel(jobId: string, principal: string, reason?: string): Promise<CancelAnswer> {
+    const { store, jobs, logger } = this.#parts;
+    await this.#visible(jobId, principal);
+    const wish = await this.#ask(() => store.jobs.requestCancel({ jobId, reason })).catch((error: unknown) => {
+      throw error instanceof StoreRefusal ? noJob(jobId) : error;
+    });
+    logger.info({ audit: "job.cancel", principal, job_id: jobId, outcome: wish.outcome }, "cancel asked for");
+    if (wish.outcome === "already_ended") return wish;
+    // A job of another process learns it from the store.
+    jobs.cancel(jobId, reason);
+    return { outcome: "requested" };
+  }
+
+  async #outcome(job: JobRecord): Promise<JobOutcome> {
+    const { jobs } = this.#parts.store;
+    const read = async (afterN: number, throughN: number) => (await jobs.read(job.jobId, afterN, throughN)).events;
+    const floorN = async () => (await jobs.get(job.jobId))?.floorN ?? job.floorN;
+    const [end] = await read(job.lastN - 1, job.lastN);
+    if (end === undefined) throw new Error(`${job.jobId} has ended, and its last event is not there.`);
+    if (end.kind === "job.error") {
+      const payload = JSON.parse(end.payload) as JobErrorPayload;
+      return { status: payload.final_status, ...payload };
+    }
+    const { result_id, result_size, ...payload } = JSON.parse(end.payload) as ResultPayload;
+    if (result_id === undefined) return { status: "success", ...payload };
+    const { result, encoding } = await wholeResult({ floorN, read }, job.lastN);
+    return { status: "success", ...payload, result, result_encoding: encoding };
+  }
+
+  async #visible(jobId: string, principal: string): Promise<JobRecord> {
+    const job = await this.#ask(() => this.#parts.store.jobs.get(jobId));
+    if (job?.principal !== principal) throw noJob(jobId);
+    return job;
+  }
+
+  /** A store that is down or silent is told as one (STO-12). */
+  async #ask<T>(work: () => Promise<T>): Promise<T> {
+    const { clock, logger, storeTimeoutMs } = this.#parts;
+    const answered = new AbortController();
+    const silence = sleep(clock, storeTimeoutMs, answered.signal).then(() => {
+      throw new StoreUnavailable(`the store has not answered for ${storeTimeoutMs} ms`);
+    });
+    try {
+      return await Promise.race([work(), silence]);
+    } catch (error) {
+      if (!(error instanceof StoreUnavailable)) throw error;
+      logger.error({ err: error }, "store unavailable");
+      throw ArcpError.detail("STORE_UNAVAILABLE", "The store did not answer; nothing was done. Try again.", {}, error);
+    } finally {
+      answered.abort();
+    }
+  }
+}
+
+const noJob = (jobId: string): ArcpError =>
+  new ArcpError("JOB_NOT_FOUND", `job_id: no job ${JSON.stringify(jobId.slice(0, 256))}.`);
+
+const iso = (wallMs: number): string => new Date(wallMs).toISOString();
+
+function toInfo(job: JobRecord): JobInfo {
+  return {
+    job_id: job.jobId,
+    agent: job.agent,
+    status: job.status,
+    lease: job.lease,
+    ...(job.leaseExpiresAt === undefined ? {} : { lease_constraints: { expires_at: iso(job.leaseExpiresAt) } }),
+    parent_job_id: job.parentJobId ?? null,
+    trace_id: job.traceId,
+    created_at: iso(job.createdAt),
+    ...(job.endedAt === undefined ? {} : { ended_at: iso(job.endedAt) }),
+    cancel_requested: job.cancelRequested,
+    events: job.lastN,
+  };
+}

@@ -1,0 +1,150 @@
+/**
+ * The HTTP API under `/v1`: what the protocol has no message for, for programs that keep no session. The
+ * same tokens as on the wire, in a header; the same visibility; JSON in, JSON out (SRV-12 to SRV-15).
+ */
+import { Hono, type MiddlewareHandler } from "hono";
+import type { ContentfulStatusCode } from "hono/utils/http-status";
+import { z } from "zod";
+import type { Logger } from "../../logger.ts";
+import { ArcpError, describeIssue, REQUESTS } from "../../protocol/index.ts";
+import type { Runtime } from "../../runtime/index.ts";
+import { COMMON_HEADERS, problemOf } from "./problem.ts";
+
+const list = REQUESTS["session.list_jobs"].shape;
+/** As `session.list_jobs` filters, flat. */
+const ListQuery = z.strictObject({
+  ...list.filter.unwrap().shape,
+  limit: z
+    .string()
+    .regex(/^\d{1,4}$/, "must be a number from 1 to 1000")
+    .transform(Number)
+    .pipe(z.int().min(1).max(1000))
+    .optional(),
+  cursor: list.cursor.unwrap().unwrap().optional(),
+});
+const NoQuery = z.strictObject({});
+const CancelBody = z.strictObject({ reason: REQUESTS["job.cancel"].shape.reason });
+
+type Env = { Variables: { principal: string } };
+
+const invalid = (message: string): ArcpError => new ArcpError("INVALID_REQUEST", message);
+
+function respond(error: ArcpError, status?: number, headers: Record<string, string> = {}): Response {
+  const problem = problemOf(error, status);
+  return new Response(problem.body, { status: problem.status, headers: { ...problem.headers, ...headers } });
+}
+
+/** @throws ArcpError INVALID_REQUEST naming the field */
+function parse<T>(schema: z.ZodType<T>, value: unknown, what: string): T {
+  const result = schema.safeParse(value);
+  if (!result.success) throw invalid(`${describeIssue(result.error, what)}.`);
+  return result.data;
+}
+
+/** Each parameter by name; `status` may come several times, others that do are no string. */
+function queryOf(url: string): Record<string, string | string[]> {
+  const { searchParams } = new URL(url);
+  const query: Record<string, string | string[]> = {};
+  for (const name of new Set(searchParams.keys())) {
+    const values = searchParams.getAll(name);
+    query[name] = name === "status" || values.length > 1 ? values : (values[0] ?? "");
+  }
+  return query;
+}
+
+/** An empty body is an empty object. */
+async function bodyOf(request: {
+  text(): Promise<string>;
+  header(name: string): string | undefined;
+}): Promise<unknown> {
+  const text = await request.text();
+  if (text === "") return {};
+  const type = request.header("content-type")?.split(";", 1)[0]?.trim().toLowerCase();
+  if (type !== "application/json") throw new UnsupportedBody();
+  try {
+    return JSON.parse(text);
+  } catch {
+    throw invalid("body: not JSON.");
+  }
+}
+
+class UnsupportedBody extends Error {
+  override readonly name = "UnsupportedBody";
+}
+
+/** Wall milliseconds as the store takes them. */
+const wallOf = (time: string | undefined): number | undefined => (time === undefined ? undefined : Date.parse(time));
+
+export function v1App(runtime: Runtime, logger: Logger): Hono<Env> {
+  const app = new Hono<Env>().basePath("/v1");
+
+  const authenticated: MiddlewareHandler<Env> = async (context, next) => {
+    const token = /^Bearer +(\S+)$/i.exec(context.req.header("authorization") ?? "")?.[1];
+    const identity = token === undefined ? undefined : await runtime.authenticate(token);
+    if (identity === undefined) {
+      throw new ArcpError("UNAUTHENTICATED", "Send a good token as `Authorization: Bearer TOKEN`.");
+    }
+    context.set("principal", identity.principal);
+    await next();
+  };
+  /** The last word on a path: its methods are those registered before. */
+  const others = (path: string, allowed: string) =>
+    app.all(path, (context) =>
+      respond(invalid(`${context.req.method} is not possible here; ${allowed} is.`), 405, { allow: allowed }),
+    );
+
+  app.use(async (context, next) => {
+    await next();
+    for (const [name, value] of Object.entries(COMMON_HEADERS)) context.header(name, value);
+  });
+  app.get("/health", (context) => {
+    parse(NoQuery, queryOf(context.req.url), "query");
+    return context.json({ status: "ok" });
+  });
+  others("/health", "GET, HEAD");
+
+  app.get("/jobs", authenticated, async (context) => {
+    const query = parse(ListQuery, queryOf(context.req.url), "query");
+    const { created_after, created_before, ...rest } = query;
+    const page = await runtime.jobs.list(context.get("principal"), {
+      ...rest,
+      createdAfter: wallOf(created_after),
+      createdBefore: wallOf(created_before),
+    });
+    return context.json(page);
+  });
+  others("/jobs", "GET, HEAD");
+
+  app.get("/jobs/:id", authenticated, async (context) => {
+    parse(NoQuery, queryOf(context.req.url), "query");
+    return context.json(await runtime.jobs.get(context.req.param("id"), context.get("principal")));
+  });
+  others("/jobs/:id", "GET, HEAD");
+
+  app.get("/jobs/:id/result", authenticated, async (context) => {
+    parse(NoQuery, queryOf(context.req.url), "query");
+    const jobId = context.req.param("id");
+    const outcome = await runtime.jobs.result(jobId, context.get("principal"));
+    const status: ContentfulStatusCode = outcome.status === "pending" || outcome.status === "running" ? 202 : 200;
+    return context.json({ job_id: jobId, ...outcome }, status);
+  });
+  others("/jobs/:id/result", "GET, HEAD");
+
+  app.post("/jobs/:id/cancel", authenticated, async (context) => {
+    parse(NoQuery, queryOf(context.req.url), "query");
+    const { reason } = parse(CancelBody, await bodyOf(context.req), "body");
+    const jobId = context.req.param("id");
+    const answer = await runtime.jobs.cancel(jobId, context.get("principal"), reason);
+    return context.json({ job_id: jobId, ...answer }, answer.outcome === "requested" ? 202 : 200);
+  });
+  others("/jobs/:id/cancel", "POST");
+
+  app.notFound((context) => respond(invalid(`Nothing is served at ${context.req.path.slice(0, 256)}.`), 404));
+  app.onError((error) => {
+    if (error instanceof ArcpError) return respond(error);
+    if (error instanceof UnsupportedBody) return respond(invalid("body: send application/json."), 415);
+    logger.error({ err: error }, "a request under /v1 failed");
+    return respond(new ArcpError("INTERNAL_ERROR", "The runtime failed on this request; its log says why."));
+  });
+  return app;
+}
