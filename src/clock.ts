@@ -24,28 +24,42 @@ export interface Clock {
 /** The longest delay a platform timer takes; a longer one would fire at once. */
 const LONGEST_TIMER_MS = 2_147_483_647;
 
+/** A class rather than closures: every idle connection holds one. */
+class SystemTimer implements Timer {
+  readonly #fn: () => void;
+  readonly #dueAt: number;
+  readonly #keepAlive: boolean;
+  #handle: unknown;
+
+  constructor(delayMs: number, fn: () => void, keepAlive: boolean) {
+    this.#fn = fn;
+    this.#dueAt = performance.now() + delayMs;
+    this.#keepAlive = keepAlive;
+    this.#arm(delayMs);
+  }
+
+  cancel(): void {
+    clearTimeout(this.#handle as Parameters<typeof clearTimeout>[0]);
+  }
+
+  #arm(leftMs: number): void {
+    const delayMs = Math.min(Math.max(0, leftMs), LONGEST_TIMER_MS);
+    this.#handle = setTimeout(SystemTimer.#elapsed, delayMs, this, leftMs <= LONGEST_TIMER_MS);
+    // Browsers answer a number, Node an object that can be taken off the loop's count.
+    if (!this.#keepAlive) (this.#handle as { unref?: () => void }).unref?.();
+  }
+
+  static #elapsed(timer: SystemTimer, due: boolean): void {
+    if (due) timer.#fn();
+    else timer.#arm(timer.#dueAt - performance.now());
+  }
+}
+
 /** The real clock: `Date.now`, `performance.now`, platform timers. */
 export const systemClock: Clock = {
   wall: () => Date.now(),
   monotonic: () => performance.now(),
-  after(delayMs, fn, options) {
-    const dueAt = performance.now() + delayMs;
-    const arm = (): unknown => {
-      const left = Math.max(0, dueAt - performance.now());
-      const handle: unknown = setTimeout(
-        () => {
-          if (left <= LONGEST_TIMER_MS) fn();
-          else armed = arm();
-        },
-        Math.min(left, LONGEST_TIMER_MS),
-      );
-      // Browsers answer a number, Node an object that can be taken off the loop's count.
-      if (options?.keepAlive !== true) (handle as { unref?: () => void }).unref?.();
-      return handle;
-    };
-    let armed = arm();
-    return { cancel: () => clearTimeout(armed as Parameters<typeof clearTimeout>[0]) };
-  },
+  after: (delayMs, fn, options) => new SystemTimer(delayMs, fn, options?.keepAlive === true),
 };
 
 /**

@@ -92,6 +92,7 @@ export class JobLog {
     if (this.#end !== undefined) throw new Error(`Job ${this.jobId} was ended twice.`);
     this.#push(status === "success" ? "job.result" : "job.error", payload);
     this.#end = status;
+    this.#writer.hurry(this);
   }
 
   /** For the writer: the next batch, unless one is on its way. */
@@ -178,6 +179,12 @@ export class LogWriter {
     if (this.#scheduled) return;
     this.#scheduled = true;
     setImmediate(() => this.#flush());
+  }
+
+  /** Writes a log that has ended without waiting for the turn to end: nothing will join its last batch. */
+  hurry(log: JobLog): void {
+    const batch = log.take(this.#clock.wall());
+    if (batch !== undefined) void this.#write([log], [batch], RETRY_FIRST_MS);
   }
 
   #flush(): void {

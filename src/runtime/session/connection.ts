@@ -77,7 +77,8 @@ interface Attachment {
   readonly session: AttachedSession;
   readonly replies: ReplyQueue;
   readonly tail: Tail;
-  readonly requests: Requests;
+  /** Made for the first request: a session that only listens needs none. */
+  requests: Requests | undefined;
   readonly rate: InboundRate;
   readonly heartbeat: Heartbeat | undefined;
   readonly expiry: Timer | undefined;
@@ -234,7 +235,7 @@ export class Connection {
         return;
       default:
         if (this.#isSwamped(attachment.replies)) this.#fail(this.#tooMany());
-        else attachment.requests.decline(disposition.type, envelope, this.#tooFast(attachment));
+        else this.#requests(attachment).decline(disposition.type, envelope, this.#tooFast(attachment));
     }
   }
 
@@ -254,7 +255,7 @@ export class Connection {
   }
 
   #dispatch(attachment: Attachment, envelope: Envelope, chars: number): void {
-    const { session, replies, tail, requests } = attachment;
+    const { session, replies, tail } = attachment;
     const disposition = classifyType(envelope);
     if (disposition.kind === "drop") return;
     if (envelope.session_id !== undefined && envelope.session_id !== session.sessionId) {
@@ -301,9 +302,9 @@ export class Connection {
         if (this.#isSwamped(replies)) {
           this.#fail(this.#tooMany());
         } else if (replies.pending >= maxRequestsInFlight || replies.heldChars >= maxCharsInFlight) {
-          requests.decline(disposition.type, envelope, this.#tooMany());
+          this.#requests(attachment).decline(disposition.type, envelope, this.#tooMany());
         } else {
-          requests.handle(disposition.type, envelope, chars);
+          this.#requests(attachment).handle(disposition.type, envelope, chars);
         }
       }
     }
@@ -414,7 +415,7 @@ export class Connection {
   }
 
   #attach(session: AttachedSession, lastEventSeq: number, token: string, identity: Identity): void {
-    const { settings, agents, jobs, recent, wakeups } = this.#parts;
+    const { settings, agents, recent, wakeups } = this.#parts;
     const { clock, logger, store } = settings;
     const replies = new ReplyQueue((frame) => this.#transmit(frame));
     const tail = new Tail({
@@ -430,20 +431,6 @@ export class Connection {
       backPressureThreshold: settings.backPressureThreshold,
       onFailure: (error) => this.#tailFailed(error),
     });
-    const requests = new Requests({
-      session,
-      settings,
-      agents,
-      jobs,
-      replies,
-      tail,
-      clock,
-      logger,
-      nodeId: this.#parts.nodeId,
-      accepting: this.#parts.accepting,
-      superseded: () => this.supersede(),
-      closing: (slot, frame) => replies.settle(slot, frame, () => this.close(1000, "closed by the client")),
-    });
     const heartbeat = session.features.includes("heartbeat") ? this.#heartbeat() : undefined;
     const expiry =
       identity.expiresAt === undefined
@@ -452,7 +439,10 @@ export class Connection {
             this.#fail(new ArcpError("UNAUTHENTICATED", "The token has expired; connect again with a new one."));
           });
     const rate = new InboundRate(clock, settings.maxMessagesPerSecond);
-    this.#enter({ phase: "attached", attachment: { session, replies, tail, requests, rate, heartbeat, expiry } });
+    this.#enter({
+      phase: "attached",
+      attachment: { session, replies, tail, requests: undefined, rate, heartbeat, expiry },
+    });
     this.#parts.attached(this);
     this.#onWelcome?.();
     this.#onWelcome = undefined;
@@ -472,6 +462,27 @@ export class Connection {
     this.#send("session.welcome", welcome);
     this.#transport.send(session.unprovenReplies);
     void tail.run();
+  }
+
+  #requests(attachment: Attachment): Requests {
+    const { settings, agents, jobs, nodeId, accepting } = this.#parts;
+    const { clock, logger } = settings;
+    const { session, replies, tail } = attachment;
+    attachment.requests ??= new Requests({
+      session,
+      settings,
+      agents,
+      jobs,
+      replies,
+      tail,
+      clock,
+      logger,
+      nodeId,
+      accepting,
+      superseded: () => this.supersede(),
+      closing: (slot, frame) => replies.settle(slot, frame, () => this.close(1000, "closed by the client")),
+    });
+    return attachment.requests;
   }
 
   #heartbeat(): Heartbeat {

@@ -3,7 +3,7 @@
  * may call it when is the engine's affair (engine.ts). Rows are typed by the caller, next to the SQL
  * that selects them.
  */
-import { DatabaseSync, type SQLInputValue, type StatementSync } from "node:sqlite";
+import { DatabaseSync, type SQLInputValue, type SQLOutputValue, type StatementSync } from "node:sqlite";
 import type { Hint } from "../store.ts";
 
 /** SQLite's primary result codes that are told apart. */
@@ -65,6 +65,17 @@ export class Database {
 
   all<Row>(sql: string, ...values: SQLInputValue[]): Row[] {
     return this.#prepared(sql).all(...values) as Row[];
+  }
+
+  /** Rows as their columns, in the order of the statement: for long pages, without an object for each row. */
+  columns<Row extends SQLOutputValue[]>(sql: string, ...values: SQLInputValue[]): Row[] {
+    const statement = this.#prepared(sql);
+    // Node 22.16 and later; before, an object's values come in the same order.
+    if (typeof statement.setReturnArrays !== "function") {
+      return statement.all(...values).map((row) => Object.values(row) as Row);
+    }
+    statement.setReturnArrays(true);
+    return statement.all(...values) as unknown as Row[];
   }
 
   /** Row by row; leaving the loop early closes the cursor. Never leave one open across an `await`. */

@@ -152,8 +152,7 @@ function newSubmit(db: Database, session: SessionRow, request: SubmitRequest): S
     principal,
     request.nodeId,
   );
-  openFollowAt(db, session, jobKey, 0);
-  db.run("UPDATE follows SET can_cancel = 1 WHERE session_key = ? AND job_key = ?", session.session_key, jobKey);
+  openFollowAt(db, session, jobKey, 0, true);
   if (idempotency !== undefined) {
     db.run(
       `INSERT OR REPLACE INTO idempotency (principal, key, digest, job_key, accepted_payload, expires_at)
@@ -181,16 +180,17 @@ function openFollow(db: Database, session: SessionRow, head: JobHead): number | 
 }
 
 /** Opens a follow, or again one that had ended. The right to cancel, once had, stays. */
-function openFollowAt(db: Database, session: SessionRow, jobKey: number, positionN: number): void {
+function openFollowAt(db: Database, session: SessionRow, jobKey: number, positionN: number, canCancel = false): void {
   db.run(
     `INSERT INTO follows (session_key, job_key, ordinal, position_n, last_seq, can_cancel, open)
      VALUES (?1, ?2, (SELECT coalesce(max(ordinal), 0) + 1 FROM follows WHERE session_key = ?1 AND open = 1),
-       ?3, 0, 0, 1)
+       ?3, 0, ?4, 1)
      ON CONFLICT (session_key, job_key) DO UPDATE
        SET ordinal = excluded.ordinal, position_n = excluded.position_n, open = 1`,
     session.session_key,
     jobKey,
     positionN,
+    canCancel ? 1 : 0,
   );
 }
 

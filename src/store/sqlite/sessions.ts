@@ -105,7 +105,7 @@ function create(db: Database, session: NewSession): AttachedSession {
     connectionEpoch: 1,
     principal: session.principal,
     clientName: session.clientName,
-    features: [...session.features],
+    features: shared(JSON.stringify(session.features)),
     lastSeq: 0,
     ackedSeq: 0,
     follows: [],
@@ -185,12 +185,24 @@ function attach(db: Database, request: AttachRequest): AttachedSession {
     connectionEpoch: session.connection_epoch + 1,
     principal: session.principal,
     clientName: session.client_name,
-    features: JSON.parse(session.features) as string[],
+    features: shared(session.features),
     lastSeq: session.last_seq,
     ackedSeq: session.acked_seq,
     follows: openFollows(db, key),
     unprovenReplies: owed.map((request) => request.frame),
   };
+}
+
+/** The few lists of features that clients come with, each held once for all their sessions. */
+const featureLists = new Map<string, string[]>();
+const MAX_FEATURE_LISTS = 100;
+
+function shared(json: string): string[] {
+  const known = featureLists.get(json);
+  if (known !== undefined) return known;
+  const features = JSON.parse(json) as string[];
+  if (featureLists.size < MAX_FEATURE_LISTS) featureLists.set(json, features);
+  return features;
 }
 
 /** Compares with every candidate, so that the time taken tells nothing about which one came close. */
