@@ -13,6 +13,7 @@ import {
   type Feature,
   FINAL_STATUSES,
   type ListedJob,
+  MAX_FRAME_BYTES,
   negotiate,
   newMessageId,
   newTraceId,
@@ -760,8 +761,23 @@ export class LiveSession implements Session {
     return new Date(this.#settings.clock.wall()).toISOString();
   }
 
+  /** @throws ArcpError INVALID_REQUEST when a runtime would close the connection for its length (CLT-11) */
   #frame(type: string, payload: object, rest: { id?: string; job_id?: string; trace_id?: string } = {}): string {
-    return encodeMessage({ id: newMessageId(), type, session_id: this.#id, ...rest, payload });
+    const frame = encodeMessage({ id: newMessageId(), type, session_id: this.#id, ...rest, payload });
+    // No character takes more than three bytes, so only a long frame has to be measured.
+    if (frame.length * 3 > MAX_FRAME_BYTES) {
+      const bytes = new TextEncoder().encode(frame).byteLength;
+      if (bytes > MAX_FRAME_BYTES) {
+        throw new ArcpError(
+          "INVALID_REQUEST",
+          `The ${type} takes ${bytes} bytes; a message has at most ${MAX_FRAME_BYTES}.`,
+          {
+            details: { limit: MAX_FRAME_BYTES },
+          },
+        );
+      }
+    }
+    return frame;
   }
 }
 

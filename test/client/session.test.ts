@@ -375,6 +375,19 @@ test("[CLT-4] a repeated answer is ignored", async () => {
   assert.deepEqual([(await first).id, (await second).id], ["job_1", "job_2"]);
 });
 
+test("[CLT-11] a submit that is longer than a message may be is refused at once, and the session goes on", async () => {
+  await using runtime = new ScriptedRuntime();
+  const { session, connection } = await runtime.open();
+  await assert.rejects(
+    session.submit("echo", "é".repeat(600_000)),
+    /takes 12\d{5} bytes; a message has at most 1114112/,
+  );
+  const submitting = session.submit("echo", 1);
+  connection.accept(await connection.expect("job.submit"), "job_1");
+  assert.equal((await submitting).id, "job_1");
+  assert.equal(connection.ofType("job.submit").length, 1);
+});
+
 test("[CLT-4] an aborted request that never went out is not sent", async () => {
   await using runtime = new ScriptedRuntime();
   const { session, connection } = await runtime.open();
