@@ -18,5 +18,6 @@ export {
   serve,
   tokensFromFile,
 } from "./server/index.ts";
-export type { Store } from "./store/store.ts";
+// All of it: who writes a store of his own implements and throws these.
+export * from "./store/store.ts";
 export type { Transport, TransportEvents } from "./transport/transport.ts";
