@@ -267,7 +267,8 @@ export class Tail {
     this.#trimmed?.delete(jobId);
     const followed = this.#followed.get(jobId);
     const job = await this.#patiently(() => this.#parts.store.jobs.get(jobId));
-    if (followed === undefined || job === undefined || this.#closed) return;
+    // Who left meanwhile is told nothing: the store would refuse it.
+    if (followed === undefined || this.#followed.get(jobId) !== followed || job === undefined || this.#closed) return;
     const count = job.floorN - followed.follow.positionN;
     if (count > 0) {
       const message = `${count} events were removed before this session could receive them`;
@@ -279,9 +280,12 @@ export class Tail {
   /** Tells the session, once per crossing, that it is far behind (SES-19). */
   async #tellLag(): Promise<void> {
     const { session, backPressureThreshold, logger } = this.#parts;
+    if (this.#closed || !session.features.includes("ack")) return;
+    // What has a number is known at once; the jobs are looked at only where they could matter.
+    if (!this.#armed && this.#lastSeq - session.ackedSeq > backPressureThreshold / 2) return;
     const lag = this.#lag();
     if (lag <= backPressureThreshold / 2) this.#armed = true;
-    if (!this.#armed || lag <= backPressureThreshold || !session.features.includes("ack") || this.#closed) return;
+    if (!this.#armed || lag <= backPressureThreshold) return;
     const newest = [...this.#followed.values()].at(-1);
     if (newest === undefined) return;
     this.#armed = false;
