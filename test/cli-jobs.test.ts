@@ -8,7 +8,7 @@ import { createInterface } from "node:readline";
 import { text } from "node:stream/consumers";
 import { after, before, test } from "node:test";
 import { fileURLToPath } from "node:url";
-import { connect, type Session } from "../src/client/index.ts";
+import { connect, type JobEvent, questionOf, type Session } from "../src/client/index.ts";
 import { Runtime } from "../src/runtime/index.ts";
 import { bearerTokens } from "../src/server/index.ts";
 import { sqlite } from "../src/store/sqlite/index.ts";
@@ -16,18 +16,20 @@ import { temporaryFolder } from "./temporary-folder.ts";
 
 const MAIN = fileURLToPath(new URL("../src/cli/main.ts", import.meta.url));
 const DEADLINE = { timeout: 30_000 };
+/** How long the one server may live that all tests here share. */
+const WHOLE_FILE_MS = 300_000;
 
 let folder: Awaited<ReturnType<typeof temporaryFolder>>;
 let server: ChildProcess;
 /** Of the principal that the commands speak for; they submit nothing themselves. */
 let session: Session;
 
-function start(args: readonly string[]) {
+function start(args: readonly string[], timeout = 30_000) {
   const env = { PATH: process.env["PATH"], HOLDFAST_HOME: folder.path };
   return spawn(process.execPath, [MAIN, ...args], {
     env,
     stdio: ["ignore", "pipe", "pipe"],
-    timeout: 30_000,
+    timeout,
     killSignal: "SIGKILL",
   });
 }
@@ -46,7 +48,10 @@ function assertComplaint(outcome: { status: number; out: string; err: string }, 
 
 before(async () => {
   folder = await temporaryFolder();
-  const serving = start(["serve", "--demo", "--port", "0", "--json", "--drain", "0", "--token", "t=alice"]);
+  const serving = start(
+    ["serve", "--demo", "--port", "0", "--json", "--drain", "0", "--token", "t=alice"],
+    WHOLE_FILE_MS,
+  );
   server = serving;
   serving.stderr.resume();
   const [line] = (await once(createInterface({ input: serving.stdout }), "line")) as [string];
@@ -143,4 +148,54 @@ test("[CLI-12] a backup overwrites nothing, and what cannot be backed up leaves 
   assertComplaint(await holdfast("backup", fresh, "--store", target), /taken\.db is no store of Holdfast/);
   assertComplaint(await holdfast("backup", path.join(folder.path, "no", "where.db")), /The folder of .* is not there/);
   assert.deepEqual((await readdir(folder.path)).sort(), before);
+});
+
+test("[CLI-13] answer answers the question that is open, or the one that is named", DEADLINE, async () => {
+  const job = await session.submit("approve", { action: "delete \u202eit" });
+  const events = job[Symbol.asyncIterator]();
+  const { value: event } = await events.next();
+  const { questionId } = (event && questionOf(event)) ?? {};
+  assert.ok(questionId !== undefined);
+  assertComplaint(
+    await holdfast("answer", job.id, '{"approve":"yes"}'),
+    /INVALID_REQUEST: body\.answer\.approve: must be/,
+  );
+  const answered = await holdfast("answer", job.id, '{"approve":true}');
+  assert.deepEqual([answered.status, answered.err], [0, ""]);
+  assert.ok(answered.out.startsWith(`Answered ${questionId};`), answered.out);
+  assert.deepEqual(await job.result, { action: "delete \u202eit", approve: true });
+  assertComplaint(await holdfast("answer", job.id, questionId, '{"approve":true}'), /was answered before/);
+  assertComplaint(await holdfast("answer", job.id, "true"), /has no open question/);
+  assertComplaint(await holdfast("answer", "job_x", "true"), /No job job_x of yours is there/);
+  const other = await session.submit("approve", { action: "go" });
+  const named = questionOf((await other[Symbol.asyncIterator]().next()).value as JobEvent);
+  const json = await holdfast("answer", other.id, named?.questionId ?? "", '{"approve":false,"note":"no"}', "--json");
+  assert.deepEqual(JSON.parse(json.out), { job_id: other.id, question_id: named?.questionId, outcome: "accepted" });
+  assert.deepEqual(await other.result, { action: "go", approve: false, note: "no" });
+});
+
+test("[CLI-13] of an answer that is no JSON, or one argument too many, the command says so", DEADLINE, async () => {
+  for (const [args, complaint] of [
+    [["job_1", "{approve:true}"], /The answer is not JSON .*; quote it/],
+    [["job_1", "q_1", "1", "2"], /Too many arguments/],
+    [["job_1"], /missing required argument/],
+  ] as const) {
+    const { status, err, out } = await holdfast("answer", ...args);
+    assert.match(err, complaint);
+    assert.deepEqual([status, out, err.trimEnd().split("\n").length], [2, "", 1]);
+  }
+});
+
+test("[CLI-13] watch shows a question, how to answer it, and who did", DEADLINE, async () => {
+  const job = await session.submit("approve", { action: "ship it\u0007\u202e" });
+  const { value: event } = await job[Symbol.asyncIterator]().next();
+  const questionId = event && questionOf(event)?.questionId;
+  const watching = holdfast("watch", job.id);
+  await session.answer(job.id, questionId ?? "", { approve: true });
+  const { status, out } = await watching;
+  assert.equal(status, 0);
+  const [asked, how, answered] = out.split("\n");
+  assert.match(asked ?? "", /status +asks: May I ship it\?$/);
+  assert.ok(how?.includes(`answer it: holdfast answer ${job.id} ${questionId} JSON of the form {"`), how);
+  assert.match(answered ?? "", /status +was answered by alice$/);
 });

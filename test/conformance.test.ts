@@ -1,57 +1,26 @@
-/** The conformance cases against our own runtime, and against runtimes that are broken on purpose. */
+/** The conformance cases against our own runtime, over every way that a runtime is reached. */
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { writeFile } from "node:fs/promises";
+import { readFile, writeFile } from "node:fs/promises";
+import { type AddressInfo, createServer } from "node:net";
 import { join } from "node:path";
-import { Transform } from "node:stream";
 import { text } from "node:stream/consumers";
 import { test } from "node:test";
 import { fileURLToPath } from "node:url";
-import { burst, echo, registerDemoAgents, ticker } from "../src/agents/index.ts";
-import type { Clock } from "../src/clock.ts";
-import { type AgentHandler, Runtime, type RuntimeOptions } from "../src/runtime/index.ts";
-import { bearerTokens, serve } from "../src/server/index.ts";
+import { registerDemoAgents, surveyLease } from "../src/agents/index.ts";
+import { systemClock } from "../src/clock.ts";
+import { Runtime } from "../src/runtime/index.ts";
+import { serve } from "../src/server/index.ts";
 import { sqlite } from "../src/store/sqlite/index.ts";
-import {
-  type ConformanceSummary,
-  conformanceRules,
-  runConformance,
-  type Wire,
-} from "../src/testing/conformance/index.ts";
-import { ManualClock } from "../src/testing/manual-clock.ts";
-import { memoryPair } from "../src/transport/memory.ts";
-import { stdioTransport } from "../src/transport/stdio.ts";
-import { BROKEN_RUNTIMES, type BrokenRuntime, Link } from "./broken-runtimes.ts";
+import { conformanceRules, NOT_ON_THE_WIRE } from "../src/testing/conformance/index.ts";
+import { COMPLETE, overMemory, overStdio, runWith, tokens } from "./conformance-run.ts";
 import { temporaryFolder } from "./temporary-folder.ts";
 
 const main = fileURLToPath(new URL("../src/cli/main.ts", import.meta.url));
 
 /** Intervals so short that no case is skipped for its length. */
 const SHORT = { heartbeatIntervalSec: 1, resumeWindowSec: 4, helloTimeoutMs: 1_000 };
-
-/** A runtime on a file of its own. */
-async function newRuntime(settings: Partial<RuntimeOptions>, clock?: Clock) {
-  const folder = await temporaryFolder();
-  await writeFile(join(folder.path, "one.txt"), "one\n");
-  const injected = clock === undefined ? {} : { clock };
-  const runtime = new Runtime({
-    store: sqlite(join(folder.path, "holdfast.db"), injected),
-    auth: bearerTokens({ alice: "alice", bob: "bob" }),
-    ...injected,
-    ...settings,
-  });
-  return { runtime, folder };
-}
-
-/** Stands for the agent of that name where no time passes while files are read. */
-const survey: AgentHandler = async (_input, job) => {
-  for (let current = 0; current < 10; current += 1) {
-    await job.progress({ current, total: 10 });
-    await job.log(`file ${current}`);
-  }
-  return null;
-};
 
 interface Outcome {
   status: number;
@@ -78,86 +47,86 @@ async function conformance(...args: string[]): Promise<Outcome> {
 const notPassed = (rules: readonly Record<string, unknown>[]) => rules.filter(({ outcome }) => outcome !== "pass");
 
 test("[CLI-9] every wire rule passes over a real WebSocket, and none is skipped", async () => {
-  const { runtime, folder } = await newRuntime(SHORT);
-  await using _folder = folder;
+  await using folder = await temporaryFolder();
+  await writeFile(join(folder.path, "one.txt"), "one\n");
+  const auth = tokens(systemClock, 6_000);
+  const runtime = new Runtime({
+    ...{ store: sqlite(join(folder.path, "holdfast.db")), auth, ...SHORT, ...COMPLETE },
+    policy: (_principal, agent) => ({
+      ...COMPLETE.policy(),
+      ...(agent === "survey" ? surveyLease(folder.path) : {}),
+    }),
+  });
   registerDemoAgents(runtime, { directory: folder.path });
   await using server = await serve(runtime, { port: 0 });
-  const { status, lines, err } = await conformance(server.url, "--token", "alice", "--other-token", "bob");
+  const { status, lines, err } = await conformance(
+    ...[server.url, "--token", "alice", "--other-token", "bob", "--expiring-token", "expiring"],
+  );
   const summary = lines.pop();
   assert.ok(summary !== undefined, err);
   assert.deepEqual(notPassed(lines), [], err);
+  // Nobody can restart a server at an address.
+  const rules = conformanceRules().filter((rule) => rule !== "RES-11");
   assert.deepEqual(
     lines.map(({ rule }) => rule),
-    conformanceRules(),
+    rules,
   );
   assert.deepEqual(
     [summary["type"], summary["passed"], summary["failed"], summary["skipped"]],
-    ["summary", conformanceRules().length, 0, 0],
+    ["summary", rules.length, 0, 0],
+  );
+  assert.deepEqual(
+    (summary["not_run"] as { rule: string }[]).map(({ rule }) => rule),
+    ["RES-11"],
   );
   assert.equal(status, 0, err);
 });
 
-/** Time goes on while work is under way: a wait in vain takes turns of the event loop, not seconds. */
-async function under<T>(clock: ManualClock, work: Promise<T>): Promise<T> {
-  let over = false;
-  const done = work.finally(() => {
-    over = true;
-  });
-  done.catch(() => undefined);
-  while (!over) await clock.advance(5);
-  return await done;
+/** A port that was free a moment ago. */
+async function freePort(): Promise<number> {
+  const server = createServer().listen(0, "127.0.0.1");
+  await once(server, "listening");
+  const { port } = server.address() as AddressInfo;
+  server.close();
+  await once(server, "close");
+  return port;
 }
 
-/** A connection to the runtime, from this process. */
-type Carrier = (runtime: Runtime) => Wire;
+test("[CLI-9] with --serve the runtime is started, restarted and stopped by the command", async () => {
+  await using folder = await temporaryFolder();
+  const port = await freePort();
+  const url = `ws://127.0.0.1:${port}/arcp`;
+  const command = `"${process.execPath}" "${main}" serve --demo --log-level warn --port ${port}`;
+  const options = ["--token", "alice", "--only", "RES-11", "--timeout", "30"];
+  const serve = `${command} --token alice=alice --store "${join(folder.path, "holdfast.db")}"`;
+  const { status, lines, err } = await conformance(url, "--serve", serve, ...options);
+  const summary = lines.pop();
+  assert.deepEqual(notPassed(lines), [], err);
+  assert.deepEqual([status, summary?.["passed"]], [0, 1], err);
+  const after = await conformance(url, ...options.slice(0, 2));
+  assert.match(after.err, /ECONNREFUSED/);
 
-const overMemory: Carrier = (runtime) => {
-  const pair = memoryPair({ auto: true });
-  runtime.accept(pair.b);
-  return Object.assign(pair.a, { cut: () => pair.cut() });
-};
+  const broken = await conformance(url, "--serve", `"${process.execPath}" -e 0`, ...options);
+  assert.match(broken.err, /--serve: .* exited with status 0 before/);
+  assert.equal(broken.status, 2);
+});
 
-/** As a pipe of the system does, it hands on what is written in a later turn of the event loop. */
-const pipe = () =>
-  new Transform({ transform: (chunk: Buffer, _encoding, done) => void setImmediate(() => done(null, chunk)) });
-
-const overStdio: Carrier = (runtime) => {
-  const [toRuntime, toClient] = [pipe(), pipe()];
-  runtime.accept(stdioTransport({ input: toRuntime, output: toClient }, { clock: runtime.clock }));
-  const client = stdioTransport({ input: toClient, output: toRuntime }, { clock: runtime.clock });
-  const cut = () => {
-    toRuntime.destroy();
-    toClient.destroy();
-  };
-  return Object.assign(client, { cut });
-};
-
-async function runWith(carrier: Carrier, broken?: BrokenRuntime): Promise<ConformanceSummary> {
-  const clock = new ManualClock();
-  const settings = { heartbeatIntervalSec: 0.2, resumeWindowSec: 2, helloTimeoutMs: 500 };
-  const { runtime, folder } = await newRuntime(settings, clock);
-  await using _folder = folder;
-  runtime.agent("echo", echo).agent("burst", burst).agent("ticker", ticker).agent("survey", survey);
-  await runtime.start();
-  const connect = broken?.begin();
-  const open = async (): Promise<Wire> =>
-    connect === undefined ? carrier(runtime) : new Link(carrier(runtime), connect());
-  const options = { token: "alice", otherToken: "bob", behind: 300, concurrency: 12, timeoutMs: 3_000 };
-  try {
-    return await under(clock, runConformance({ open, clock, ...options }));
-  } finally {
-    await under(clock, runtime.stop({ drainMs: 1 }));
-  }
-}
+test("[CLI-9] every rule of the wire has a case, or a reason why nobody could see it there", async () => {
+  const spec = await readFile(fileURLToPath(new URL("../SPEC.md", import.meta.url)), "utf8");
+  const rules = [...spec.matchAll(/^- \*\*((?:ENV|SES|RES|JOB|ASK|EXT|DEL|LEA|ACT|CRD|TRC)-\d+)\*\*/gm)].map(
+    ([, rule]) => rule,
+  );
+  assert.deepEqual([...conformanceRules(), ...Object.keys(NOT_ON_THE_WIRE)].toSorted(), rules.toSorted());
+});
 
 for (const [name, carrier] of Object.entries({ memory: overMemory, stdio: overStdio })) {
   test(`[CLI-9] every wire rule passes over ${name}, and none is skipped`, async () => {
-    const { rules, passed, failed, skipped } = await runWith(carrier);
+    const { rules, passed, failed, skipped, notRun } = await runWith(carrier);
     assert.deepEqual(
       rules.filter(({ outcome }) => outcome !== "pass"),
       [],
     );
-    assert.deepEqual([passed, failed, skipped], [conformanceRules().length, 0, 0]);
+    assert.deepEqual([passed, failed, skipped, notRun], [conformanceRules().length, 0, 0, []]);
   });
 }
 
@@ -183,6 +152,8 @@ test("[CLI-9] what cannot be tested is told in one line, with exit status 2", as
     [["ws://127.0.0.1:9/arcp", "--stdio", "true", "--token", "alice"], /not both/],
     [["--stdio", "holdfast-no-such-command", "--token", "alice"], /could not be started/],
     [["--stdio", "true"], /needs a token/],
+    [["--serve", "true", "--token", "alice"], /--serve: .*the address/],
+    [["ws://127.0.0.1:9/arcp", "--token", "alice", "--only", "RES-11"], /RES-11 cannot be run, .*--serve/],
   ];
   const outcomes = await Promise.all(wrong.map(([args]) => conformance(...args)));
   for (const [index, { status, lines, err }] of outcomes.entries()) {
@@ -207,29 +178,15 @@ test("[CLI-9] a rule that fails is told with what was expected and what came, an
     });`,
   );
   const command = ["--stdio", `${process.execPath} ${runtime}`, "--token", "t", "--timeout", "2"];
-  const { status, lines, err } = await conformance(...command, "--only", "SES-6", "--only", "RES-7");
+  const { status, lines, err } = await conformance(...command, "--only", "SES-6", "--only", "RES-7", "--only", "DEL-4");
   assert.equal(status, 1, err);
   const outcome = (rule: string) => lines.find((line) => line["rule"] === rule)?.["outcome"];
   assert.deepEqual([outcome("SES-6"), outcome("RES-7")], ["fail", "skipped"]);
+  const notRun = lines.find(({ type }) => type === "summary")?.["not_run"];
+  assert.deepEqual(notRun, [{ rule: "DEL-4", reason: "the runtime offers no agent `relay`" }]);
   const told = JSON.stringify(lines);
   assert.match(told, /it needs a token of another principal \(--other-token\)/);
   assert.match(told, /"expected":"session\.pong within 2000 ms"/);
   assert.match(told, /"got":"nothing after .*session\.welcome/);
   assert.doesNotMatch(told, /secret/);
 });
-
-for (const broken of BROKEN_RUNTIMES) {
-  test(`[CLI-9] conformance notices a runtime that ${broken.name}`, async () => {
-    const { rules } = await runWith(overMemory, broken);
-    const failed = rules.filter(({ outcome }) => outcome === "fail");
-    const why = JSON.stringify(
-      failed.map(({ rule, cases }) => [rule, cases.filter(({ outcome }) => outcome === "fail")]),
-      null,
-      1,
-    );
-    assert.deepEqual(failed.map(({ rule }) => rule).toSorted(), broken.fails.toSorted(), why);
-    for (const { expected, got } of failed.flatMap(({ cases }) => cases)) {
-      if (expected !== undefined) assert.ok(expected.length > 5 && (got?.length ?? 0) > 1, `${expected}: ${got}`);
-    }
-  });
-}

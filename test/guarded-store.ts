@@ -1,7 +1,9 @@
 import type {
+  CredentialFacet,
   Hint,
   JobFacet,
   NodeFacet,
+  QuestionFacet,
   RequestFacet,
   RetentionPolicy,
   RetentionStep,
@@ -20,6 +22,8 @@ export class GuardedStore implements Store {
   readonly requests: RequestFacet;
   readonly jobs: JobFacet;
   readonly nodes: NodeFacet;
+  readonly questions: QuestionFacet;
+  readonly credentials: CredentialFacet;
   readonly #inner: Store;
   readonly #guard: Guard;
 
@@ -30,6 +34,8 @@ export class GuardedStore implements Store {
     this.requests = this.#guardAll(inner.requests);
     this.jobs = this.#guardAll(inner.jobs);
     this.nodes = this.#guardAll(inner.nodes);
+    this.questions = this.#guardAll(inner.questions);
+    this.credentials = this.#guardAll(inner.credentials);
   }
 
   start(): Promise<void> {

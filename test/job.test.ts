@@ -309,8 +309,8 @@ test("[JOB-5] a repeat that meets the job's end in one commit replays it", async
   await using fixture = await runtimeFixture({
     wrap: (store) => {
       const { storeRuns } = store.sessions;
-      store.sessions.storeRuns = (ref, runs: readonly NewRun[]) => {
-        const stored = storeRuns(ref, runs);
+      store.sessions.storeRuns = (ref, runs: readonly NewRun[], frameChild) => {
+        const stored = storeRuns(ref, runs, frameChild);
         if (runs.some(({ endsFollow }) => endsFollow)) onEnd?.();
         return stored;
       };
@@ -541,7 +541,7 @@ test("[JOB-9] a lease must expire in the future, and hold only what the policy g
     (await client.submit("echo", 1, { lease_constraints: { expires_at: "2026-01-01T00:00:00.001Z" } })).type,
     "job.accepted",
   );
-  for (const capability of ["fs.read", "fs.write", "net.fetch", "tool.call", "x-vendor.acme.fly"]) {
+  for (const capability of ["fs.read", "fs.write", "net.fetch", "x-vendor.acme.fly"]) {
     const answer = await client.submit("echo", 1, { lease_request: { [capability]: ["**"] } });
     assert.equal(code(answer), "PERMISSION_DENIED");
     assert.match(answer.payload["message"] as string, new RegExp(capability));
@@ -655,7 +655,63 @@ test("[JOB-10] pages with a cursor hold every job once", async () => {
       );
   }
   const unknown = await client.ask("session.list_jobs", { cursor: "job_none" });
-  assert.deepEqual(unknown.payload["jobs"], []);
+  assert.equal(code(unknown), "INVALID_REQUEST");
+  assert.match(String(unknown.payload["message"]), /payload\.cursor/);
+});
+
+test("[JOB-10] a cursor stays good when the jobs around it have gone", async () => {
+  await using fixture = await runtimeFixture({ jobRetentionMs: 1_000 });
+  const client = await fixture.connect();
+  const ids: string[] = [];
+  for (let index = 0; index < 4; index += 1) ids.push(await client.start("puppet"));
+  const first = await client.ask("session.list_jobs", { limit: 2 });
+  // The job that the page ended with ends, and is removed; the two older ones live on.
+  const gone = ids[2] as string;
+  (await fixture.puppet(gone)).end();
+  await client.terminal(gone);
+  client.send("session.ack", { last_processed_seq: client.seqs().at(-1) });
+  await client.alive();
+  for (let kept = true; kept; kept = (await fixture.store.jobs.get(gone)) !== undefined)
+    await fixture.clock.advance(5_000);
+  const second = await client.ask("session.list_jobs", { limit: 2, cursor: first.payload["next_cursor"] });
+  assert.deepEqual(
+    (second.payload["jobs"] as { job_id: string }[]).map((job) => job.job_id),
+    [ids[1], ids[0]],
+  );
+});
+
+test("[JOB-22] what a principal sees of others' jobs is for the host's policy to say", async () => {
+  await using fixture = await runtimeFixture({
+    visibility: (viewer, job) =>
+      viewer === "bob" ? "observable" : viewer === "carol" && job.agent.startsWith("puppet") ? "listed" : "none",
+  });
+  const alice = await fixture.connect();
+  const bob = await fixture.connect({ token: "bob" });
+  const carol = await fixture.connect({ token: "carol" });
+  const jobId = await alice.start("puppet");
+  const echo = await alice.start("echo", "secret");
+  await alice.terminal(echo);
+  const listed = async (client: TestClient, rest: object = {}) =>
+    ((await client.ask("session.list_jobs", rest)).payload["jobs"] as { job_id: string }[]).map((job) => job.job_id);
+  assert.deepEqual(await listed(bob), [echo, jobId]);
+  assert.deepEqual(await listed(carol), [jobId]);
+  const page = await bob.ask("session.list_jobs", { limit: 1 });
+  assert.deepEqual(await listed(bob, { limit: 1, cursor: page.payload["next_cursor"] }), [jobId]);
+
+  assert.equal((await bob.ask("job.subscribe", { job_id: jobId })).type, "job.subscribed");
+  assert.equal(code(await carol.ask("job.subscribe", { job_id: jobId })), "PERMISSION_DENIED");
+  assert.equal(code(await carol.ask("job.subscribe", { job_id: echo })), "JOB_NOT_FOUND");
+  for (const client of [bob, carol]) {
+    assert.equal(code(await client.ask("job.cancel", { job_id: jobId })), "PERMISSION_DENIED");
+  }
+  assert.equal(code(await carol.ask("job.cancel", { job_id: echo })), "JOB_NOT_FOUND");
+  const audit = fixture.log.filter(({ fields }) => (fields as { audit?: string }).audit === "job.subscribe");
+  assert.deepEqual(
+    audit.map(({ fields }) => fields),
+    [{ audit: "job.subscribe", principal: "bob", session_id: bob.sessionId, job_id: jobId, owner: "alice" }],
+  );
+  (await fixture.puppet(jobId)).end("seen by both");
+  assert.equal((await bob.terminal(jobId)).payload["result"], "seen by both");
 });
 
 // ---------------------------------------------------------------------------------------- subscribing
@@ -921,16 +977,18 @@ test("[JOB-13] another principal's job does not exist", async () => {
   assert.deepEqual(stranger.seqs(), []);
 });
 
-test("[JOB-13] a cursor does not tell whether another principal's job exists", async () => {
+test("[JOB-13] another principal's cursor lists nothing of its jobs", async () => {
   await using fixture = await runtimeFixture();
   const stranger = await fixture.connect({ token: "bob" });
-  await stranger.start("puppet");
-  const { jobId } = await withEvents(fixture, 0);
-  const answers = [];
-  for (const cursor of [jobId, "job_none"]) {
-    answers.push((await stranger.ask("session.list_jobs", { cursor })).payload["jobs"]);
-  }
-  assert.deepEqual(answers[0], answers[1]);
+  const own = await stranger.start("puppet");
+  const owner = await fixture.connect();
+  for (let index = 0; index < 3; index += 1) await owner.start("puppet");
+  const { next_cursor: cursor } = (await owner.ask("session.list_jobs", { limit: 1 })).payload;
+  const jobs = (await stranger.ask("session.list_jobs", { cursor })).payload["jobs"] as { job_id: string }[];
+  assert.deepEqual(
+    jobs.map((job) => job.job_id),
+    [own],
+  );
 });
 
 // -------------------------------------------------------------------------------------------- agents
@@ -938,7 +996,7 @@ test("[JOB-13] a cursor does not tell whether another principal's job exists", a
 test("[JOB-14] bodies are checked against their kind, and only good ones are logged", async () => {
   await using fixture = await runtimeFixture();
   const client = await fixture.connect();
-  const jobId = await client.start("puppet");
+  const jobId = await client.start("puppet", null, { lease_request: { "agent.delegate": ["echo"] } });
   const { job, end } = await fixture.puppet(jobId);
   const emit = (kind: string, body: unknown) =>
     (job.emit as (kind: string, body: unknown) => Promise<void>).call(job, kind, body);
@@ -951,7 +1009,7 @@ test("[JOB-14] bodies are checked against their kind, and only good ones are log
     ["status", { phase: "p", message: "m", more: 1 }],
     ["metric", { name: "n", value: -1.5, unit: "u", dimensions: {} }],
     ["artifact_ref", { uri: "u", content_type: "c", byte_size: 0, sha256: "s" }],
-    ["delegate", { delegate_id: "d", agent: "a", input: null }],
+    ["delegate", { delegate_id: "d", agent: "echo", input: null }],
     ["progress", { current: 0, total: 10, units: "u", message: "m" }],
     ["x-vendor.acme.any", null],
     ["x-vendor.acme.any", [1, { deep: ["x"] }]],

@@ -24,6 +24,8 @@ function replacing(
     requests: facet(store.requests, replaced.requests),
     jobs: facet(store.jobs, replaced.jobs),
     nodes: facet(store.nodes, replaced.nodes),
+    questions: store.questions,
+    credentials: store.credentials,
     start: () => store.start(),
     stop: () => store.stop(),
     sweep: (query) => store.sweep(query),
@@ -177,7 +179,7 @@ test("[SES-4] a session has the features that both sides offer", async () => {
       ["ack", "teleport", "progress", "ack", "constructor"],
       ["ack", "progress"],
     ],
-    [["cost.budget", "model.use", "provisioned_credentials"], []],
+    [["cost.budget", "model.use", "provisioned_credentials"], ["cost.budget"]],
   ];
   for (const [features, got] of cases) {
     const { client, answer } = await fixture.greet({ features });
@@ -309,7 +311,9 @@ test("[SES-5] a chunked result falls back to an inline one", async () => {
     assert.equal(whole.payload["result_id"], "r");
     assert.equal(chunked.of(jobId).length, chunks.length + 2);
     const fallback = await inline.terminal(jobId);
-    assert.deepEqual(fallback.payload, { final_status: "success", result });
+    const bytes = chunks.some(({ encoding }) => encoding === "base64");
+    const expected = { final_status: "success", result, ...(bytes ? { result_encoding: "base64" } : {}) };
+    assert.deepEqual(fallback.payload, expected);
     assert.equal(inline.of(jobId).length, 2);
   }
   // A replay puts the same together again.

@@ -318,8 +318,8 @@ test("[JOB-12] a repeated submit that meets the end of its follow in the store i
     ...store,
     sessions: {
       ...store.sessions,
-      storeRuns: (ref, runs) => {
-        const stored = store.sessions.storeRuns(ref, runs);
+      storeRuns: (ref, runs, frameChild) => {
+        const stored = store.sessions.storeRuns(ref, runs, frameChild);
         if (runs.some(({ endsFollow }) => endsFollow)) {
           const react = onEnd;
           onEnd = undefined;

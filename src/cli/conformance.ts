@@ -2,9 +2,12 @@
  * `holdfast conformance URL`: the wire rules of SPEC.md against a running runtime, ours or another's. A
  * line for each rule; exit status 0 when none fails, 1 when one does, 2 when there was nothing to test.
  */
+import { type ChildProcess, spawn } from "node:child_process";
+import { once } from "node:events";
 import type { Socket } from "node:net";
 import { Command, InvalidArgumentError } from "commander";
 import { WebSocket } from "ws";
+import { sleep, systemClock } from "../clock.ts";
 import {
   type CaseResult,
   type ConformanceSummary,
@@ -22,7 +25,9 @@ import { shortened, type Terminal } from "./terminal.ts";
 interface ConformanceFlags {
   token?: string;
   otherToken?: string;
+  expiringToken?: string;
   stdio?: string;
+  serve?: string;
   only?: string[];
   timeout?: number;
   json: boolean;
@@ -45,11 +50,15 @@ function ruleIds(text: string, before: string[] = []): string[] {
 
 export function conformanceCommand(terminal: Terminal): Command {
   return new Command("conformance")
-    .description("Run the wire rules of SPEC.md against a runtime that offers echo, burst and ticker.")
+    .description(
+      "Run the wire rules of SPEC.md against a runtime with the agents of `serve --demo`, or echo, burst and ticker at least.",
+    )
     .argument("[url]", "the runtime (default: HOLDFAST_URL, else the one on this machine)")
     .option("--stdio <command>", "run this command for each connection, and speak NDJSON with it")
+    .option("--serve <command>", "start this command first, and again for the rule that takes a restart")
     .option("--token <token>", "your token (default: HOLDFAST_TOKEN, else that of the server on this machine)")
     .option("--other-token <token>", "a token of another principal, for the rules that need one")
+    .option("--expiring-token <token>", "a token that expires within a minute, for the rule that needs one")
     .option("--only <rules>", "only these, such as RES or JOB-5 (repeatable)", ruleIds)
     .option("--timeout <seconds>", "how long a case waits for any one thing (default: 10)", timeoutMs)
     .option("--json", "print one JSON object per rule, and the summary", false)
@@ -75,7 +84,91 @@ async function openSocket(url: string): Promise<Wire> {
     WebSocket: TornWebSocket as unknown as WebSocketConstructor,
     timeoutMs: CONNECT_TIMEOUT_MS,
   });
-  return Object.assign(transport, { cut: () => void socket?.destroy() });
+  return Object.assign(transport, {
+    cut: () => void socket?.destroy(),
+    stopReading: () => void socket?.pause(),
+    readAgain: () => void socket?.resume(),
+  });
+}
+
+/** A connection to a child process whose output can be left unread, or torn. */
+async function openChild(command: string, args: readonly string[]): Promise<Wire> {
+  let child: ChildProcess | undefined;
+  const transport = await spawnStdio(command, args, {
+    onSpawn: (spawned) => {
+      child = spawned;
+    },
+  });
+  return Object.assign(transport, {
+    cut: () => void child?.stdout?.destroy(),
+    stopReading: () => void child?.stdout?.pause(),
+    readAgain: () => void child?.stdout?.resume(),
+  });
+}
+
+const STOP_TIMEOUT_MS = 15_000;
+const START_TIMEOUT_MS = 15_000;
+const START_POLL_MS = 50;
+
+/** The runtime as a child process that listens at an address, to be stopped and started again (RES-11). */
+class ServerProcess {
+  readonly #command: string;
+  readonly #args: readonly string[];
+  readonly #url: string;
+  #child: ChildProcess | undefined;
+
+  constructor(command: string, args: readonly string[], url: string) {
+    this.#command = command;
+    this.#args = args;
+    this.#url = url;
+  }
+
+  /** Resolves when connections are taken. */
+  async start(): Promise<void> {
+    const child = spawn(this.#command, this.#args, { stdio: ["ignore", "ignore", "inherit"], windowsHide: true });
+    this.#child = child;
+    const failed = once(child, "exit").then(([code]) => {
+      throw new Error(`${this.#command} exited with status ${code} before ${this.#url} took a connection`);
+    });
+    const up = this.#answers(child);
+    try {
+      await Promise.race([failed, up]);
+    } catch (error) {
+      throw new Problem(`--serve: ${oneLine(error)}`, 2, error);
+    } finally {
+      failed.catch(() => undefined);
+      up.catch(() => undefined);
+    }
+  }
+
+  /** Resolves when the process has exited. */
+  async stop(): Promise<void> {
+    const child = this.#child;
+    if (child === undefined || child.exitCode !== null || child.signalCode !== null) return;
+    const exited = once(child, "exit");
+    child.kill("SIGTERM");
+    const timer = systemClock.after(STOP_TIMEOUT_MS, () => child.kill("SIGKILL"));
+    await exited;
+    timer.cancel();
+  }
+
+  async restart(): Promise<void> {
+    await this.stop();
+    await this.start();
+  }
+
+  async #answers(child: ChildProcess): Promise<void> {
+    const deadline = systemClock.monotonic() + START_TIMEOUT_MS;
+    for (;;) {
+      try {
+        (await openSocket(this.#url)).close();
+        return;
+      } catch (error) {
+        if (child.exitCode !== null || systemClock.monotonic() > deadline) throw error;
+        await sleep(systemClock, START_POLL_MS);
+      }
+    }
+  }
 }
 
 /** The words of a command line; quotes hold several together. No shell is involved. */
@@ -86,25 +179,31 @@ function words(command: string): string[] {
 }
 
 async function run(url: string | undefined, flags: ConformanceFlags, terminal: Terminal): Promise<0 | 1> {
-  const { open, token, where, concurrency } = await targetOf(url, flags);
+  const { where, server, ...target } = await targetOf(url, flags);
   let summary: ConformanceSummary;
   try {
+    await server?.start();
     summary = await runConformance({
-      open,
-      token,
+      ...target,
+      ...(server === undefined ? {} : { restart: () => server.restart() }),
       otherToken: flags.otherToken,
+      expiringToken: flags.expiringToken,
       only: flags.only,
       timeoutMs: flags.timeout,
-      concurrency,
       onResult: (result) => (flags.json ? terminal.json(ruleJson(result)) : printRule(result, terminal)),
     });
   } catch (error) {
+    if (error instanceof Problem) throw error;
     throw new Problem(`${where} cannot be tested: ${oneLine(error)}`, 2, error);
+  } finally {
+    await server?.stop();
   }
-  const { runtime, passed, failed, skipped, durationMs } = summary;
-  if (flags.json) terminal.json({ type: "summary", runtime, passed, failed, skipped, duration_ms: durationMs });
-  else {
+  const { runtime, passed, failed, skipped, notRun, durationMs } = summary;
+  if (flags.json) {
+    terminal.json({ type: "summary", runtime, passed, failed, skipped, not_run: notRun, duration_ms: durationMs });
+  } else {
     const seconds = (durationMs / 1_000).toFixed(1);
+    for (const { rule, reason } of notRun) terminal.line(`not run  ${rule.padEnd(7)} because ${reason}`);
     terminal.line(
       `${runtime.name} ${runtime.version}: ${passed} passed, ${failed} failed, ${skipped} skipped in ${seconds} s`,
     );
@@ -116,28 +215,50 @@ interface ConformanceTarget {
   open(): Promise<Wire>;
   token: string;
   where: string;
+  server?: ServerProcess;
+  restart?(): Promise<void>;
+  maxConnections?: number;
   concurrency?: number;
 }
 
 /** Each connection over stdio is a process of its own: fewer at a time. */
 const PROCESSES = 4;
+const MOST_PROCESSES = 100;
 
 async function targetOf(url: string | undefined, flags: ConformanceFlags): Promise<ConformanceTarget> {
   if (flags.stdio !== undefined) {
     if (url !== undefined) throw new Problem("Give an address or --stdio, not both.", 2);
+    if (flags.serve !== undefined) throw new Problem("Give --serve or --stdio, not both.", 2);
     const [command, ...args] = words(flags.stdio);
     if (command === undefined) throw new Problem("--stdio: give the command that runs the runtime.", 2);
     const token = flags.token ?? process.env["HOLDFAST_TOKEN"];
     if (token === undefined || token === "") {
       throw new Problem("--stdio needs a token that the runtime takes; give one with --token or HOLDFAST_TOKEN.", 2);
     }
-    return { open: () => spawnStdio(command, args), token, where: command, concurrency: PROCESSES };
+    return {
+      open: () => openChild(command, args),
+      token,
+      where: command,
+      // A process ends with its connection, so the next connection is to a runtime that was started again.
+      restart: () => Promise.resolve(),
+      maxConnections: MOST_PROCESSES,
+      concurrency: PROCESSES,
+    };
+  }
+  const [command, ...args] = words(flags.serve ?? "");
+  if (flags.serve !== undefined && (command === undefined || url === undefined)) {
+    throw new Problem("--serve: give the command that serves, and the address at which it does.", 2);
   }
   const target = await findTarget(
     { json: flags.json, ...(url === undefined ? {} : { url }), ...tokenOf(flags) },
     process.env,
   );
-  return { open: () => openSocket(target.url), token: target.token, where: target.url };
+  return {
+    open: () => openSocket(target.url),
+    token: target.token,
+    where: target.url,
+    ...(command === undefined ? {} : { server: new ServerProcess(command, args, target.url) }),
+  };
 }
 
 const tokenOf = ({ token }: ConformanceFlags) => (token === undefined ? {} : { token });

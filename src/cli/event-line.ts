@@ -28,6 +28,24 @@ export function progressText(body: unknown): string {
   return message === undefined ? amount : `${amount}: ${asText(message)}`;
 }
 
+/** Questions of the job and what became of them in words, all else as its phase. */
+function statusText(fields: Record<string, unknown>): string {
+  switch (fields["phase"]) {
+    case "input_required":
+      return joined(fields["to"] === undefined ? "asks:" : `asks ${asText(fields["to"])}:`, fields["message"]);
+    case "input_received":
+      return joined("was answered by", fields["answered_by"]);
+    default:
+      return joined(fields["phase"], fields["message"]);
+  }
+}
+
+/** An error of the wire as code and message, any other as it is. */
+function errorText(error: unknown): unknown {
+  const { code, message } = asRecord(error);
+  return code === undefined || message === undefined ? error : `${asText(code)}: ${asText(message)}`;
+}
+
 function textOf(kind: string, body: unknown): string {
   const fields = asRecord(body);
   switch (kind) {
@@ -36,7 +54,7 @@ function textOf(kind: string, body: unknown): string {
     case "thought":
       return asText(fields["text"]);
     case "status":
-      return joined(fields["phase"], fields["message"]);
+      return statusText(fields);
     case "progress":
       return progressText(body);
     case "metric":
@@ -44,11 +62,13 @@ function textOf(kind: string, body: unknown): string {
     case "tool_call":
       return joined(fields["tool"], fields["args"]);
     case "tool_result":
-      return fields["error"] === undefined ? joined("->", fields["result"]) : joined("-> failed:", fields["error"]);
+      return fields["error"] === undefined
+        ? joined("->", fields["result"])
+        : joined("-> failed:", errorText(fields["error"]));
+    case "delegate":
+      return joined(fields["agent"], fields["input"], `(${asText(fields["delegate_id"])})`);
     case "artifact_ref":
       return joined(fields["uri"], fields["content_type"]);
-    case "result_chunk":
-      return `part ${asText(fields["chunk_seq"])} of the result`;
     default:
       return asText(body);
   }

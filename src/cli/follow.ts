@@ -3,7 +3,7 @@
  * `watch` only leaves.
  */
 import { Presets, SingleBar } from "cli-progress";
-import type { JobEvent, JobHandle } from "../client/index.ts";
+import { type JobEvent, type JobHandle, type JobQuestion, questionOf } from "../client/index.ts";
 import { eventLine, progressText } from "./event-line.ts";
 import { oneLine } from "./problem.ts";
 import { shortened, type Terminal } from "./terminal.ts";
@@ -13,6 +13,11 @@ export interface FollowOptions {
   /** What the first Ctrl-C does; the second one leaves in any case. */
   onInterrupt: "cancel" | "leave";
 }
+
+/** What is shown of a schema, of an id that the server made up, and of what an agent says of its result. */
+const MAX_SCHEMA_CHARS = 400;
+const MAX_ID_CHARS = 64;
+const MAX_SUMMARY_CHARS = 400;
 
 /** How it went: 0 the job succeeded, 1 it did not, 130 somebody left before its end. */
 export type FollowStatus = 0 | 1 | 130;
@@ -33,10 +38,20 @@ class EventPrinter {
       this.#terminal.json({ type: "event", job_id: job.id, ...event });
     } else if (event.kind === "progress" && this.#terminal.interactive) {
       this.#drawBar(event.body);
-    } else {
+    } else if (event.kind !== "result_chunk") {
+      // The result is told in one piece at the end.
       this.endBar();
       this.#terminal.line(eventLine(event));
+      const question = questionOf(event);
+      if (question !== undefined) this.#tellHowToAnswer(job, question);
     }
+  }
+
+  #tellHowToAnswer(job: JobHandle, { questionId, schema }: JobQuestion): void {
+    const form = schema === undefined ? "" : ` of the form ${shortened(JSON.stringify(schema), MAX_SCHEMA_CHARS)}`;
+    this.#terminal.line(
+      `          answer it: holdfast answer ${job.id} ${shortened(questionId, MAX_ID_CHARS)} JSON${form}`,
+    );
   }
 
   #drawBar(body: unknown): void {
@@ -99,16 +114,24 @@ export async function follow(job: JobHandle, terminal: Terminal, options: Follow
   }
 }
 
+/** As `/v1` tells a result: bytes are base64, and it says so. */
+const asJson = (result: unknown): { result: unknown; result_encoding?: "base64" } =>
+  result instanceof Uint8Array
+    ? { result: Buffer.from(result).toString("base64"), result_encoding: "base64" }
+    : { result };
+
 async function printEnd(job: JobHandle, terminal: Terminal, json: boolean): Promise<FollowStatus> {
   const end = await job.terminal;
   const succeeded = end.final_status === "success";
   if (json) {
-    const result = succeeded ? { result: await job.result } : {};
-    terminal.json({ type: "end", job_id: job.id, ...end, ...result });
+    terminal.json({ type: "end", job_id: job.id, ...end, ...(succeeded ? asJson(await job.result) : {}) });
   } else if (succeeded) {
-    terminal.line(`${job.agent} succeeded (${job.id})`);
+    const summary = end.summary === undefined ? "" : `: ${shortened(end.summary, MAX_SUMMARY_CHARS)}`;
+    terminal.line(`${job.agent} succeeded${summary} (${job.id})`);
     const result = await job.result;
-    if (result !== undefined && result !== null) {
+    if (result instanceof Uint8Array) {
+      terminal.line(`${result.length} bytes; get them with: holdfast result ${job.id} --raw > FILE`);
+    } else if (result !== undefined && result !== null) {
       terminal.block(typeof result === "string" ? result : (JSON.stringify(result, null, 2) ?? ""));
     }
   } else {

@@ -3,6 +3,7 @@ import Table from "cli-table3";
 import { Command, InvalidArgumentError, Option } from "commander";
 import type { ListedJob } from "../protocol/index.ts";
 import { type ConnectionFlags, findTarget, openSession, withConnectionFlags } from "./connection.ts";
+import { jobTree } from "./job-tree.ts";
 import { shortened, type Terminal } from "./terminal.ts";
 
 const STATUSES = ["pending", "running", "success", "error", "cancelled", "timed_out"] as const;
@@ -21,7 +22,7 @@ function limitOf(text: string): number {
 
 export function jobsCommand(terminal: Terminal): Command {
   return withConnectionFlags(new Command("jobs"))
-    .description("List your jobs, newest first.")
+    .description("List your jobs, newest first, delegated ones under their parents.")
     .addOption(new Option("--status <status...>", "only jobs in these states").choices(STATUSES).default([], "all"))
     .option("--agent <agent>", "only jobs of this agent, NAME or NAME@VERSION")
     .option("--limit <n>", "how many to list", limitOf, 20)
@@ -49,9 +50,9 @@ async function run(flags: JobsFlags, terminal: Terminal): Promise<void> {
 
 function tableOf(jobs: readonly ListedJob[]): string {
   const table = new Table({ head: ["job", "agent", "status", "submitted"], style: { head: [], border: [] } });
-  for (const job of jobs) {
+  for (const { job, depth } of jobTree(jobs)) {
     table.push([
-      shortened(job.job_id, 64),
+      depth === 0 ? shortened(job.job_id, 64) : `${"  ".repeat(depth - 1)}└ ${shortened(job.job_id, 64)}`,
       shortened(job.agent, 40),
       shortened(job.status, 12),
       shortened(job.created_at.replace("T", " ").replace(/\.\d+Z$/, " UTC"), 24),

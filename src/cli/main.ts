@@ -1,6 +1,7 @@
 /** The `holdfast` command. One file per subcommand; this one only puts them together. */
 import { Command, CommanderError, InvalidArgumentError } from "commander";
 import { VERSION } from "../runtime/index.ts";
+import { answerCommand } from "./answer.ts";
 import { backupCommand } from "./backup.ts";
 import { cancelCommand } from "./cancel.ts";
 import { conformanceCommand } from "./conformance.ts";
@@ -35,6 +36,7 @@ const program = new Command("holdfast")
   .addCommand(watchCommand(terminal))
   .addCommand(resultCommand(terminal))
   .addCommand(cancelCommand(terminal))
+  .addCommand(answerCommand(terminal))
   .addCommand(backupCommand(terminal))
   .addCommand(conformanceCommand(terminal))
   .addCommand(demoCommand(terminal));

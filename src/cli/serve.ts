@@ -11,10 +11,11 @@ import path from "node:path";
 import { Command, InvalidArgumentError, Option } from "commander";
 import pino from "pino";
 import pretty from "pino-pretty";
-import { registerDemoAgents } from "../agents/index.ts";
+import { registerDemoAgents, surveyLease } from "../agents/index.ts";
 import { systemClock } from "../clock.ts";
 import type { Logger } from "../logger.ts";
-import { type Authenticator, Runtime } from "../runtime/index.ts";
+import type { Lease } from "../protocol/index.ts";
+import { type Authenticator, DEFAULT_GRANTS, type Grants, type LeasePolicy, Runtime } from "../runtime/index.ts";
 import {
   bearerTokens,
   firstOf,
@@ -28,7 +29,9 @@ import {
 import { sqlite } from "../store/sqlite/index.ts";
 import { stdioTransport } from "../transport/stdio.ts";
 import { ensureHome, homeDirectory, removeDiscovery, runningServer, writeDiscovery } from "./discovery.ts";
+import { joinedLeases, leaseOption } from "./lease-option.ts";
 import { oneLine, Problem } from "./problem.ts";
+import { positiveSeconds, seconds } from "./seconds.ts";
 import type { Terminal } from "./terminal.ts";
 
 interface ServeFlags {
@@ -37,6 +40,8 @@ interface ServeFlags {
   stdio: boolean;
   store?: string;
   demo: boolean;
+  grant: Lease;
+  model: string[];
   drain: number;
   heartbeat: number;
   resumeWindow: number;
@@ -56,19 +61,6 @@ function portNumber(text: string): number {
   const port = Number(text);
   if (!/^\d{1,5}$/.test(text) || port > 65_535) throw new InvalidArgumentError("A port is 0 (any free one) to 65535.");
   return port;
-}
-
-function seconds(text: string): number {
-  const value = Number(text);
-  if (text.trim() === "" || !Number.isFinite(value) || value < 0)
-    throw new InvalidArgumentError("Give a number of seconds.");
-  return value;
-}
-
-function positiveSeconds(text: string): number {
-  const value = seconds(text);
-  if (value === 0) throw new InvalidArgumentError("Give more than 0 seconds.");
-  return value;
 }
 
 function tokenPair(text: string, before: Record<string, string>): Record<string, string> {
@@ -95,7 +87,14 @@ export function serveCommand(terminal: Terminal): Command {
         .conflicts(PORT_OPTIONS),
     )
     .option("--store <file>", "the SQLite file (default: holdfast.db in HOLDFAST_HOME or ~/.holdfast)")
-    .option("--demo", "offer the agents echo, burst, ticker and survey", false)
+    .option("--demo", "offer the agents echo, burst, ticker, survey, approve, relay, meter and spool", false)
+    .option(
+      "--grant <capability=pattern>",
+      "what leases may ask for besides tools, agents and budgets (repeatable)",
+      leaseOption,
+      {},
+    )
+    .option("--model <pattern>", "a model that leases may name with model.use (repeatable)", collect, [])
     .option("--drain <seconds>", "how long running jobs may go on after the first signal", seconds, 10)
     .option("--heartbeat <seconds>", "how long a quiet connection goes without a ping", positiveSeconds, 30)
     .option("--resume-window <seconds>", "how long a session without a connection is kept", positiveSeconds, 600)
@@ -210,10 +209,19 @@ async function run(flags: ServeFlags, terminal: Terminal): Promise<void> {
     heartbeatIntervalSec: flags.heartbeat,
     resumeWindowSec: flags.resumeWindow,
     jobRetentionMs: flags.retention * 1_000,
+    models: flags.model,
+    policy: policyFor(flags),
   });
   if (flags.demo) registerDemoAgents(runtime, { directory: process.cwd() });
   if (flags.stdio) await serveStdio(runtime, flags, logger);
   else await servePort(runtime, { flags, terminal, home, storeFile, access, logger });
+}
+
+/** What was granted on the command line; and the demo's reader may read where it was started. */
+function policyFor({ grant, model, demo }: ServeFlags): LeasePolicy {
+  const everybody: Grants = { ...DEFAULT_GRANTS, ...(model.length === 0 ? {} : { "model.use": model }), ...grant };
+  const survey: Grants = demo ? { ...everybody, ...joinedLeases(grant, surveyLease(process.cwd())) } : everybody;
+  return (_principal, agent) => (agent === "survey" ? survey : everybody);
 }
 
 interface PortParts {
@@ -305,7 +313,7 @@ function banner(
   terminal.line(`holdfast serves ${server.url}`);
   terminal.line(`  store   ${storeFile}`);
   terminal.line(
-    `  agents  ${flags.demo ? "echo, burst, ticker, survey" : "none; --demo offers four, your own program registers more"}`,
+    `  agents  ${flags.demo ? "echo, burst, ticker, survey, approve, relay, meter, spool" : "none; --demo offers some, your own program registers more"}`,
   );
   if (access.generated) terminal.line(`  token   ${access.localToken}  (${access.principal}; made for this run)`);
   if (flags.demo) terminal.line("  try     holdfast submit survey --follow");

@@ -1,15 +1,22 @@
 /** `holdfast submit AGENT [JSON]`: one job, and with `--follow` its events to its end (CLI-3). */
-import { text as readAll } from "node:stream/consumers";
 import { Command } from "commander";
-import { ArcpError } from "../protocol/index.ts";
+import { ArcpError, type Lease } from "../protocol/index.ts";
 import { type ConnectionFlags, findTarget, openSession, withConnectionFlags } from "./connection.ts";
 import { follow } from "./follow.ts";
-import { oneLine, Problem } from "./problem.ts";
+import { jsonArgument } from "./json-argument.ts";
+import { leaseOption } from "./lease-option.ts";
+import { pour } from "./pour.ts";
+import { Problem } from "./problem.ts";
+import { positiveSeconds } from "./seconds.ts";
 import type { Terminal } from "./terminal.ts";
 
 interface SubmitFlags extends ConnectionFlags {
   follow: boolean;
+  stream: boolean;
   key?: string;
+  lease?: Lease;
+  leaseExpires?: string;
+  maxRuntime?: number;
 }
 
 export function submitCommand(terminal: Terminal): Command {
@@ -18,32 +25,40 @@ export function submitCommand(terminal: Terminal): Command {
     .argument("<agent>", "NAME or NAME@VERSION")
     .argument("[json]", "the agent's input", "{}")
     .option("--follow", "show events to the job's end; Ctrl-C cancels the job", false)
+    .option("--stream", "write the result as it comes, and nothing else; Ctrl-C cancels the job", false)
+    .option(
+      "--lease <capability=pattern>",
+      "what the job may do (repeatable), such as cost.budget=USD:5",
+      (text, before?: Lease) => leaseOption(text, before ?? {}),
+    )
+    .option("--lease-expires <time>", "when the lease ends, and the job with it: ISO 8601 in UTC")
+    .option("--max-runtime <seconds>", "the job is ended when it runs longer", positiveSeconds)
     .option("--key <key>", "idempotency key: the same key never starts a second job")
     .action(async (agent: string, json: string, flags: SubmitFlags) => {
       process.exitCode = await run(agent, json, flags, terminal);
     });
 }
 
-async function parseInput(json: string): Promise<unknown> {
-  const source = json === "-" ? await readAll(process.stdin) : json;
-  try {
-    return JSON.parse(source);
-  } catch (error) {
-    throw new Problem(`The input is not JSON (${oneLine(error)}); quote it, as in '{"n":3}'.`, 2, error);
-  }
-}
-
 async function run(agent: string, json: string, flags: SubmitFlags, terminal: Terminal): Promise<number> {
-  const input = await parseInput(json);
+  const input = await jsonArgument(json, "input");
+  if (flags.stream && (flags.follow || flags.json)) {
+    throw new Problem("--stream writes the result alone; leave out --follow and --json.", 2);
+  }
   const target = await findTarget(flags, process.env);
   await using session = await openSession(target);
   let job: Awaited<ReturnType<typeof session.submit>>;
   try {
-    job = await session.submit(agent, input, flags.key === undefined ? {} : { idempotencyKey: flags.key });
+    job = await session.submit(agent, input, {
+      idempotencyKey: flags.key,
+      leaseRequest: flags.lease,
+      leaseConstraints: flags.leaseExpires === undefined ? undefined : { expiresAt: flags.leaseExpires },
+      maxRuntimeSec: flags.maxRuntime,
+    });
   } catch (error) {
     if (error instanceof ArcpError) throw new Problem(`${error.code}: ${error.message}`, 1, error);
     throw error;
   }
+  if (flags.stream) return await pour(job, terminal);
   if (flags.json) terminal.json({ type: "accepted", ...job.accepted });
   else if (flags.follow) terminal.line(`${job.agent} runs as ${job.id}`);
   else terminal.line(`${job.agent} runs as ${job.id}; see it with: holdfast watch ${job.id}`);

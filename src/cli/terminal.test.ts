@@ -40,6 +40,17 @@ test("[CLI-2] a JSON line is one line, and means what it was made of", () => {
   assert.deepEqual(JSON.parse(lines[0] ?? ""), { message: `${HOSTILE}\n` });
 });
 
+test("[CLI-10] JSON text keeps its lines, means what it meant, and holds nothing unprintable", () => {
+  const { terminal, out } = captured();
+  const value = { [HOSTILE]: [HOSTILE, "\n\t"] };
+  terminal.jsonText(JSON.stringify(value, null, "\t").replaceAll("\n", "\r\n"));
+  const text = out();
+  assert.deepEqual(JSON.parse(text), value);
+  assert.equal(text.split("\n").length, JSON.stringify(value, null, "\t").split("\n").length + 1);
+  // biome-ignore lint/suspicious/noControlCharactersInRegex: none of them may be there
+  assert.doesNotMatch(text, /[\u0000-\u0009\u000b-\u001f\u007f-\u009f\u200b\u202e\u2066]|\u{e0041}/u);
+});
+
 test("[CLI-3] each kind of event is one readable line", () => {
   const line = (kind: string, body: unknown) => eventLine({ seq: 1, kind, body, ts: "2026-01-02T03:04:05.678Z" });
   assert.equal(line("log", { level: "info", message: "hello" }), "03:04:05  log          hello");
@@ -61,4 +72,33 @@ test("[CLI-4] long text is cut to what fits", () => {
   assert.equal(shortened("abcdef", 4), "abc…");
   assert.equal(shortened("\u001babcd", 4), "abcd");
   assert.equal(shortened("x".repeat(1_000_000), 10).length, 10);
+});
+
+test("[CLI-14] a piece goes to a program as it is, to a person without control characters, and bytes not at all", async () => {
+  const program = captured();
+  for (const piece of [HOSTILE, Uint8Array.of(0x1b, 0xff)]) await program.terminal.raw(piece);
+  program.terminal.endRaw();
+  assert.equal(program.out(), Buffer.concat([Buffer.from(HOSTILE), Buffer.of(0x1b, 0xff)]).toString());
+
+  const out = Object.assign(new PassThrough(), { isTTY: true });
+  const person = terminalOn(out, new PassThrough());
+  await person.raw(`${HOSTILE}\n`);
+  await person.raw("");
+  await person.raw("end");
+  person.endRaw();
+  assert.equal(String(out.read()), `${clean(HOSTILE)}\nend\n`);
+  await assert.rejects(person.raw(Uint8Array.of(1)), /> FILE/);
+});
+
+test("[CLI-14] a reader that is slow is waited for", async () => {
+  const out = new PassThrough({ highWaterMark: 4 });
+  const { raw } = terminalOn(out, new PassThrough());
+  let room = false;
+  const written = raw("more than four").then(() => {
+    room = true;
+  });
+  await new Promise(setImmediate);
+  assert.equal(room, false);
+  out.resume();
+  await written;
 });

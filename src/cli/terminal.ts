@@ -3,7 +3,9 @@
  * stripped first: control characters would move the cursor or set the title, and overrides of the
  * writing direction would show another text than the one that is there.
  */
+import { once } from "node:events";
 import type { Writable } from "node:stream";
+import { Problem } from "./problem.ts";
 
 /**
  * C0 and C1 controls, DEL, line and paragraph separators, bidirectional marks, embeddings, overrides and
@@ -28,8 +30,19 @@ export interface Terminal {
   line(text: string): void;
   /** One machine-readable value (CLI-2). JSON escapes C0 controls by itself; the rest are escaped here. */
   json(value: unknown): void;
+  /** JSON text as somebody laid it out, with its line breaks; escaped like {@link json}. */
+  jsonText(text: string): void;
   /** Text that the program made itself, with its line breaks: a table, a report. */
   block(text: string): void;
+  /**
+   * A piece of a result as it is, for whatever program or file standard output is; for a person, text without
+   * control characters. Resolves when there is room for the next.
+   *
+   * @throws Problem for bytes that a person would read
+   */
+  raw(piece: string | Uint8Array): Promise<void>;
+  /** After the last piece: a person's prompt gets a line of its own. */
+  endRaw(): void;
   /** One line that is no answer, on standard error. */
   remark(text: string): void;
   /** Whether a person reads standard output. */
@@ -47,9 +60,28 @@ const jsonEscaped = (text: string): string =>
 type Output = Writable & { isTTY?: boolean; columns?: number };
 
 export function terminalOn(out: Output, err: Output): Terminal {
+  let midLine = false;
   return {
+    raw: async (piece) => {
+      if (out.isTTY === true && typeof piece !== "string") {
+        throw new Problem("The result is bytes, which a terminal cannot show; send them to a file with `> FILE`.");
+      }
+      const written = out.isTTY === true && typeof piece === "string" ? piece.split("\n").map(clean).join("\n") : piece;
+      if (written.length === 0) return;
+      midLine = typeof written === "string" && !written.endsWith("\n");
+      if (!out.write(written)) await once(out, "drain");
+    },
+    endRaw: () => {
+      if (midLine && out.isTTY === true) out.write("\n");
+      midLine = false;
+    },
     line: (text) => void out.write(`${clean(text)}\n`),
     json: (value) => void out.write(`${jsonEscaped(JSON.stringify(value))}\n`),
+    // Outside of its strings JSON has no other white space than these; within, it escapes them.
+    jsonText: (text) => {
+      const lines = text.replaceAll(/[\r\t]+/g, " ").split("\n");
+      out.write(`${lines.map(jsonEscaped).join("\n")}\n`);
+    },
     block: (text) => void out.write(`${text.split("\n").map(clean).join("\n")}\n`),
     remark: (text) => void err.write(`${clean(text)}\n`),
     interactive: out.isTTY === true,

@@ -23,6 +23,9 @@ function causeOf(error: unknown): string {
   return oneLine(cause instanceof Error && cause.message !== "" ? cause : error);
 }
 
+/** What there is of a job. */
+type JobPath = "" | "/result" | "/cancel" | "/questions" | `/questions/${string}/answer`;
+
 /**
  * Asks about one job.
  *
@@ -31,7 +34,7 @@ function causeOf(error: unknown): string {
 export async function askAboutJob<T>(
   target: Target,
   jobId: string,
-  question: { method: "GET" | "POST"; path: "" | "/result" | "/cancel"; body?: object },
+  question: { method: "GET" | "POST"; path: JobPath; body?: object },
   schema: z.ZodType<T>,
 ): Promise<T> {
   const { method, path, body } = question;

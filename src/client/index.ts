@@ -15,9 +15,14 @@ export type { WebSocketConstructor, WebSocketLike } from "../transport/websocket
 export { connect } from "./connect.ts";
 export { SessionClosedError } from "./errors.ts";
 export type { JobEvent } from "./event-buffer.ts";
-export type { JobHandle, Terminal } from "./job-handle.ts";
+export type { JobHandle } from "./job-handle.ts";
+export type { Terminal } from "./job-result.ts";
 export type { ConnectOptions, ReconnectOptions, ResumeState } from "./options.ts";
+export { type JobQuestion, questionOf } from "./questions.ts";
+export type { ResultPiece } from "./result-chunks.ts";
+export type { ResultReader } from "./result-reader.ts";
 export type {
+  AnswerOptions,
   CloseOptions,
   JobsPage,
   ListJobsOptions,

@@ -2,19 +2,12 @@
  * A job as a client sees it: its events, its end, and the way to cancel it. A handle belongs to its
  * session and outlives every connection of it; it neither polls nor owns a timer.
  */
-import type { AcceptedPayload, ErrorPayload, FinalStatus, SubscribedPayload } from "../protocol/index.ts";
-import { errorFromPayload } from "./errors.ts";
+import type { AcceptedPayload, SubscribedPayload } from "../protocol/index.ts";
+import type { Unconsumed } from "./acks.ts";
+import { Children } from "./children.ts";
 import { type BufferListener, EventBuffer, type JobEvent } from "./event-buffer.ts";
-import { ResultChunks } from "./result-chunks.ts";
-
-/** How a job ended, as it came. `code` and `message` are there unless it succeeded. */
-export interface Terminal extends Partial<ErrorPayload> {
-  final_status: FinalStatus;
-  result?: unknown;
-  result_id?: string;
-  result_size?: number;
-  summary?: string;
-}
+import { JobResult, type Terminal } from "./job-result.ts";
+import type { ResultReader } from "./result-reader.ts";
 
 /**
  * A job that this session follows. Iterating it gives its events, once each and in order, and ends
@@ -27,12 +20,20 @@ export interface JobHandle extends AsyncIterable<JobEvent> {
   /** What the runtime said of the job when this session began to follow it. */
   readonly accepted: AcceptedPayload | SubscribedPayload;
   /**
-   * The job's result; a chunked one is put together (text, or bytes when a chunk was base64). Rejects
-   * with the job's `ArcpError`, or as `terminal` does. Need not be looked at.
+   * The job's result; a chunked one is put together: a string, or a `Uint8Array` when the agent sent bytes.
+   * Rejects with the job's `ArcpError`, or as `terminal` does; with an `Error` when chunks are missing or
+   * broken, are over `maxResultBytes`, or were read with `stream()` instead. Need not be looked at.
    */
   readonly result: Promise<unknown>;
   /** How the job ended, whichever way. Rejects only when the session closes before. */
   readonly terminal: Promise<Terminal>;
+  /**
+   * The result in pieces, strings or bytes, while the agent writes them (CLT-14); one that comes whole is
+   * one piece, JSON unless it is a string. Say it right after submit or subscribe, once.
+   *
+   * @throws Error the second time
+   */
+  stream(): ResultReader;
   /**
    * Asks the runtime to cancel the job; resolves when it has agreed (`terminal` follows), or at once
    * when the job has ended. Rejects with the `ArcpError` of a refusal, which is not the job's end (CLT-9).
@@ -40,13 +41,23 @@ export interface JobHandle extends AsyncIterable<JobEvent> {
    * @param options.signal stops waiting for the answer
    */
   cancel(reason?: string, options?: { signal?: AbortSignal }): Promise<void>;
+  /** Answers a question of this job (see `Session.answer`). */
+  answer(questionId: string, answer: unknown, options?: { signal?: AbortSignal | undefined }): Promise<void>;
+  /**
+   * The jobs that this one delegates, each once this session follows it (DEL-1); ends after this job's end.
+   * A session that did not submit the job is told of none.
+   */
+  children(): AsyncIterableIterator<JobHandle, undefined, undefined>;
   /** Starts an iteration (CLT-10). @throws Error when one is under way, or events were dropped before it */
   [Symbol.asyncIterator](): AsyncIterableIterator<JobEvent, undefined, undefined>;
 }
 
 export interface JobParts {
-  listener(job: LiveJob): BufferListener;
+  listener(reader: Unconsumed): BufferListener;
+  /** What may be held of a result that comes in chunks. */
+  maxResultBytes: number;
   cancel(job: LiveJob, reason: string | undefined, signal: AbortSignal | undefined): Promise<void>;
+  answer(job: LiveJob, questionId: string, answer: unknown, signal: AbortSignal | undefined): Promise<void>;
 }
 
 /** The handle's inside, fed by the session. */
@@ -54,9 +65,9 @@ export class LiveJob implements JobHandle {
   readonly id: string;
   readonly #parts: JobParts;
   readonly #events: EventBuffer;
-  readonly #chunks = new ResultChunks();
+  readonly #result: JobResult;
+  readonly #children = new Children<JobHandle>();
   readonly #terminal = Promise.withResolvers<Terminal>();
-  readonly #result = Promise.withResolvers<unknown>();
   #accepted: AcceptedPayload | SubscribedPayload | undefined;
   #ended = false;
 
@@ -64,9 +75,9 @@ export class LiveJob implements JobHandle {
     this.id = id;
     this.#parts = parts;
     this.#events = new EventBuffer(id, parts.listener(this));
-    // Whoever awaits them gets the error all the same; a handle that nobody asks is no unhandled rejection.
+    this.#result = new JobResult({ jobId: id, maxWaiting: parts.maxResultBytes, listener: parts.listener });
+    // Whoever awaits it gets the error all the same; a handle that nobody asks is no unhandled rejection.
     this.#terminal.promise.catch(() => undefined);
-    this.#result.promise.catch(() => undefined);
   }
 
   get accepted(): AcceptedPayload | SubscribedPayload {
@@ -79,11 +90,33 @@ export class LiveJob implements JobHandle {
   }
 
   get result(): Promise<unknown> {
-    return this.#result.promise;
+    return this.#result.value;
+  }
+
+  stream(): ResultReader {
+    return this.#result.read();
   }
 
   get terminal(): Promise<Terminal> {
     return this.#terminal.promise;
+  }
+
+  children(): AsyncIterableIterator<JobHandle, undefined, undefined> {
+    return this.#children.iterate();
+  }
+
+  /** Whether a child of this job may yet be told of. */
+  get expectsChildren(): boolean {
+    return this.#children.expected;
+  }
+
+  /** Nobody will tell this session of a child any more. */
+  endChildren(): void {
+    this.#children.end(true);
+  }
+
+  adopt(child: LiveJob, delegateId: string): void {
+    this.#children.add(child, delegateId);
   }
 
   get ended(): boolean {
@@ -92,6 +125,10 @@ export class LiveJob implements JobHandle {
 
   async cancel(reason?: string, options: { signal?: AbortSignal } = {}): Promise<void> {
     if (!this.#ended) await this.#parts.cancel(this, reason, options.signal);
+  }
+
+  answer(questionId: string, answer: unknown, options: { signal?: AbortSignal | undefined } = {}): Promise<void> {
+    return this.#parts.answer(this, questionId, answer, options.signal);
   }
 
   [Symbol.asyncIterator](): AsyncIterableIterator<JobEvent, undefined, undefined> {
@@ -104,7 +141,8 @@ export class LiveJob implements JobHandle {
   }
 
   deliver(event: JobEvent, bytes: number): void {
-    if (event.kind === "result_chunk") this.#chunks.add(event.body);
+    if (event.kind === "result_chunk") this.#result.add(event.body, event.seq);
+    this.#children.see(event.kind, event.body);
     this.#events.push(event, bytes);
   }
 
@@ -116,18 +154,9 @@ export class LiveJob implements JobHandle {
   finish(terminal: Terminal): void {
     this.#ended = true;
     this.#terminal.resolve(terminal);
-    if (terminal.final_status !== "success") {
-      this.#result.reject(errorFromPayload(terminal as unknown as Record<string, unknown>));
-    } else if (terminal.result_id === undefined) {
-      this.#result.resolve(terminal.result);
-    } else {
-      try {
-        this.#result.resolve(this.#chunks.take(terminal.result_id));
-      } catch (error) {
-        this.#result.reject(error);
-      }
-    }
-    this.#chunks.clear();
+    this.#result.finish(terminal);
+    // Only the submitter is told of children.
+    this.#children.end(this.#accepted !== undefined && "current_status" in this.#accepted);
     this.#events.end();
   }
 
@@ -146,7 +175,7 @@ export class LiveJob implements JobHandle {
   #leave(error: Error): void {
     this.#ended = true;
     this.#terminal.reject(error);
-    this.#result.reject(error);
-    this.#chunks.clear();
+    this.#result.abandon(error);
+    this.#children.end(true);
   }
 }

@@ -17,6 +17,7 @@ import {
   negotiate,
   newMessageId,
   newTraceId,
+  parseTraceId,
   type SubscribedPayload,
 } from "../protocol/index.ts";
 import type { Transport } from "../transport/transport.ts";
@@ -25,11 +26,20 @@ import { backoffDelayMs } from "./backoff.ts";
 import { errorFromPayload, isSuperseded, outcomeUnknown, SessionClosedError } from "./errors.ts";
 import { Heartbeat } from "./heartbeat.ts";
 import type { Inbound, Welcome } from "./inbound.ts";
-import { type JobParts, LiveJob, type Terminal } from "./job-handle.ts";
+import { type JobParts, LiveJob } from "./job-handle.ts";
+import type { Terminal } from "./job-result.ts";
 import { type Greeting, type Link, openLink } from "./link.ts";
 import type { ResumeState, Settings } from "./options.ts";
 import { type Answer, type PendingRequest, PendingRequests, type RequestKind, type RequestOf } from "./requests.ts";
-import type { CloseOptions, JobsPage, ListJobsOptions, Session, SubmitOptions, SubscribeOptions } from "./session.ts";
+import type {
+  AnswerOptions,
+  CloseOptions,
+  JobsPage,
+  ListJobsOptions,
+  Session,
+  SubmitOptions,
+  SubscribeOptions,
+} from "./session.ts";
 import { type SessionStatus, StatusFeed } from "./status.ts";
 
 type ClosedStatus = Extract<SessionStatus, { state: "closed" }>;
@@ -62,6 +72,10 @@ export class LiveSession implements Session {
   readonly #closed = Promise.withResolvers<ClosedStatus>();
   readonly #requests: PendingRequests;
   readonly #jobs = new Map<string, LiveJob>();
+  /** Jobs that have ended, and of whose children this session is yet to be told. */
+  readonly #parents = new Map<string, LiveJob>();
+  /** Live children that it was told of: the runtime may say it again. */
+  readonly #told = new Set<string>();
   readonly #jobParts: JobParts;
   readonly #acks: Acks;
   readonly #pings = new Map<string, Ping>();
@@ -94,11 +108,13 @@ export class LiveSession implements Session {
       send: (seq) => this.#send([this.#frame("session.ack", { last_processed_seq: seq })]),
     });
     this.#jobParts = {
-      listener: (job) => ({
+      listener: (reader) => ({
         consumed: () => this.#acks.consumed(),
-        iterating: (active) => (active ? this.#acks.add(job) : this.#acks.remove(job)),
+        iterating: (active) => (active ? this.#acks.add(reader) : this.#acks.remove(reader)),
       }),
+      maxResultBytes: settings.maxResultBytes,
       cancel: (job, reason, signal) => this.#cancel(job.id, reason, signal),
+      answer: (job, questionId, answer, signal) => this.answer(job.id, questionId, answer, { signal }),
     };
     if (settings.resume !== undefined) {
       this.#id = settings.resume.sessionId;
@@ -160,7 +176,8 @@ export class LiveSession implements Session {
       {
         id,
         frames: [this.#frame("job.submit", payload, { id, trace_id: traceId })],
-        traceId,
+        // A runtime that answers by it answers with the trace id alone.
+        traceId: parseTraceId(traceId) ?? traceId,
         repeatable: options.idempotencyKey !== undefined,
       },
       signal,
@@ -209,6 +226,13 @@ export class LiveSession implements Session {
     const frames = [this.#frame("session.list_jobs", payload, { id })];
     const page = await this.#ask("list", { id, frames }, options.signal);
     return { jobs: page.jobs, nextCursor: page.next_cursor };
+  }
+
+  async answer(jobId: string, questionId: string, answer: unknown, options: AnswerOptions = {}): Promise<void> {
+    const id = newMessageId();
+    const payload = { job_id: jobId, question_id: questionId, answer };
+    const frames = [this.#frame("x-vendor.holdfast.answer", payload, { id, job_id: jobId })];
+    await this.#ask("answer", { id, frames, jobId }, options.signal);
   }
 
   ping(): Promise<number> {
@@ -527,6 +551,8 @@ export class LiveSession implements Session {
     const known = FINAL_STATUSES.find((status) => status === payload["final_status"]);
     const failed = known === undefined || known === "success" ? "error" : known;
     job.finish({ ...payload, final_status: type === "job.result" ? "success" : failed } as Terminal);
+    this.#told.delete(job.id);
+    if (job.expectsChildren) this.#parents.set(job.id, job);
   }
 
   #onGap(seq: number): void {
@@ -600,11 +626,12 @@ export class LiveSession implements Session {
       request.reject(errorFromPayload(payload));
       return;
     }
+    const jobId = text(message.job_id) ?? text(payload["job_id"]);
     if (request === undefined) {
-      logger.debug({ session_id: this.#id, type }, "a message that answers nothing that waits");
+      if (type === "job.accepted" && jobId !== undefined) this.#onChild(jobId, payload as unknown as AcceptedPayload);
+      else logger.debug({ session_id: this.#id, type }, "a message that answers nothing that waits");
       return;
     }
-    const jobId = text(message.job_id) ?? text(payload["job_id"]);
     if (type === "job.accepted" && request.kind === "submit" && jobId !== undefined) {
       if (request.abandoned) this.#letGo(jobId, "aborted by the submitter");
       else request.resolve(this.#follow(jobId, payload as unknown as AcceptedPayload));
@@ -612,6 +639,8 @@ export class LiveSession implements Session {
       if (!request.abandoned) request.resolve(this.#follow(jobId, payload as unknown as SubscribedPayload));
       else if (!this.#jobs.has(jobId)) this.#leave(jobId);
     } else if (type === "job.cancelled" && request.kind === "cancel") {
+      request.resolve(undefined);
+    } else if (type === "x-vendor.holdfast.answered" && request.kind === "answer") {
       request.resolve(undefined);
     } else if (type === "session.jobs" && request.kind === "list") {
       const { jobs, next_cursor: cursor } = payload;
@@ -622,6 +651,16 @@ export class LiveSession implements Session {
     }
     this.#requests.remove(request);
     this.#progress = true;
+  }
+
+  /** A followed job has delegated; the child is followed from its first event (DEL-1). */
+  #onChild(jobId: string, accepted: AcceptedPayload): void {
+    const { parent_job_id: parentId, delegate_id: delegateId } = accepted;
+    if (parentId === undefined || delegateId === undefined || this.#told.has(jobId)) return;
+    this.#told.add(jobId);
+    const parent = this.#jobs.get(parentId) ?? this.#parents.get(parentId);
+    parent?.adopt(this.#follow(jobId, accepted), delegateId);
+    if (parent?.ended === true && !parent.expectsChildren) this.#parents.delete(parentId);
   }
 
   #follow(jobId: string, accepted: AcceptedPayload | SubscribedPayload): LiveJob {
@@ -717,6 +756,9 @@ export class LiveSession implements Session {
       job.abandon(error === undefined ? new SessionClosedError(reason, message) : outcomeUnknown(message, error));
     }
     this.#jobs.clear();
+    for (const parent of this.#parents.values()) parent.endChildren();
+    this.#parents.clear();
+    this.#told.clear();
     this.#closed.resolve(this.#statuses.current as ClosedStatus);
   }
 

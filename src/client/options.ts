@@ -44,6 +44,12 @@ export interface ConnectOptions {
   ackEveryMs?: number | undefined;
   /** Requests that may wait for an answer; one more is refused with `LIMIT_EXCEEDED`. @default 1_024 */
   maxPendingRequests?: number | undefined;
+  /**
+   * What is held of a job's chunked result, in bytes (characters of text): until it is asked for or read, or
+   * of a stream, until its reader takes it. More is dropped, and asking or reading is an error then. @default
+   * 67_108_864 (64 MiB)
+   */
+  maxResultBytes?: number | undefined;
   /** @default globalThis.WebSocket */
   WebSocket?: WebSocketConstructor | undefined;
   /** @default systemClock */
@@ -64,6 +70,7 @@ export interface Settings {
   ackEvery: number;
   ackEveryMs: number;
   maxPendingRequests: number;
+  maxResultBytes: number;
   clock: Clock;
   logger: Logger;
 }
@@ -85,6 +92,7 @@ export function settle(options: ConnectOptions): Settings {
     ackEvery: options.ackEvery ?? 256,
     ackEveryMs: options.ackEveryMs ?? 200,
     maxPendingRequests: options.maxPendingRequests ?? 1_024,
+    maxResultBytes: options.maxResultBytes ?? 64 * 1024 * 1024,
     clock: options.clock ?? systemClock,
     logger: options.logger ?? silentLogger,
   };

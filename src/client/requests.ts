@@ -14,6 +14,7 @@ interface Answers {
   cancel: undefined;
   unsubscribe: undefined;
   list: Omit<JobsPayload, "request_id">;
+  answer: undefined;
 }
 
 export type RequestKind = keyof Answers;
@@ -106,13 +107,11 @@ export class PendingRequests {
   }
 
   #submitOf(message: Inbound): PendingRequest | undefined {
-    const traceId = text(message.trace_id) ?? text(message.payload["trace_id"]);
-    const traced = this.#oldest("submit", (request) => request.traceId === traceId);
-    if (traced !== undefined) return traced;
-    // A child's acceptance answers nobody, though it may look like the answer to the oldest submit.
+    // A child's acceptance answers nobody, though it has its parent's trace and may look like an answer.
     const { parent_job_id: parent, delegate_id: delegate } = message.payload;
     if (typeof parent === "string" || typeof delegate === "string") return undefined;
-    return this.#oldest("submit");
+    const traceId = text(message.trace_id) ?? text(message.payload["trace_id"]);
+    return this.#oldest("submit", (request) => request.traceId === traceId) ?? this.#oldest("submit");
   }
 
   #oldest(kind: RequestKind, matches: (request: PendingRequest) => boolean = () => true): PendingRequest | undefined {

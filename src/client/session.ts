@@ -13,7 +13,7 @@ export interface SubmitOptions {
   leaseConstraints?: { expiresAt: string | Date } | undefined;
   /** The runtime ends a job that runs longer, with `TIMEOUT`. */
   maxRuntimeSec?: number | undefined;
-  /** 32 lowercase hex digits. @default a new one */
+  /** 32 lowercase hex digits, or a whole W3C `traceparent`: the job's span then hangs under its. @default a new one */
   traceId?: string | undefined;
   /**
    * Lets go of the job: before it is accepted the promise rejects with the signal's reason, and a job
@@ -28,6 +28,11 @@ export interface SubscribeOptions {
   /** With `history`: from this event on, in the numbers of the submitter's session. */
   fromEventSeq?: number | undefined;
   /** Stops waiting for the answer; a subscription that comes about all the same is ended. */
+  signal?: AbortSignal | undefined;
+}
+
+export interface AnswerOptions {
+  /** Stops waiting for the runtime's word; the answer may count all the same. */
   signal?: AbortSignal | undefined;
 }
 
@@ -94,6 +99,15 @@ export interface Session extends AsyncDisposable {
   subscribe(jobId: string, options?: SubscribeOptions): Promise<JobHandle>;
   /** Follows the job no longer; an iteration of its handle ends. Resolves when the runtime knows. */
   unsubscribe(jobId: string): Promise<void>;
+  /**
+   * Answers a question that a job asked in a `status` event `input_required` (see `questionOf`). Resolves when
+   * the answer counts. Rejects with the runtime's `ArcpError`: INVALID_REQUEST for an answer that the question's
+   * schema does not allow, or with `details.code` ALREADY_ANSWERED, QUESTION_CLOSED or QUESTION_NOT_FOUND;
+   * PERMISSION_DENIED; JOB_NOT_FOUND.
+   *
+   * @param answer any JSON value
+   */
+  answer(jobId: string, questionId: string, answer: unknown, options?: AnswerOptions): Promise<void>;
   /** One page of this principal's jobs. */
   listJobs(options?: ListJobsOptions): Promise<JobsPage>;
   /** Milliseconds to the runtime and back. Rejects when the connection is lost meanwhile, or there is none. */

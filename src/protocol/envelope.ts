@@ -21,6 +21,8 @@ export interface Envelope {
   session_id?: string | undefined;
   job_id?: string | undefined;
   trace_id?: string | undefined;
+  /** The whole of a `trace_id` that came as a W3C header value; never sent. */
+  traceparent?: string | undefined;
   event_seq?: number | undefined;
   extensions?: Record<string, unknown> | undefined;
   payload: Record<string, unknown>;

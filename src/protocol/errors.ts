@@ -67,6 +67,21 @@ export const DETAIL_CODES = {
     meaning: "The store did not answer; nothing was done.",
     httpStatus: 503,
   },
+  ALREADY_ANSWERED: {
+    code: "INVALID_REQUEST",
+    meaning: "Somebody answered the question first; their answer stands.",
+    httpStatus: 409,
+  },
+  QUESTION_CLOSED: {
+    code: "INVALID_REQUEST",
+    meaning: "Nobody waits for an answer to the question any more.",
+    httpStatus: 409,
+  },
+  QUESTION_NOT_FOUND: {
+    code: "INVALID_REQUEST",
+    meaning: "The job has asked no such question.",
+    httpStatus: 404,
+  },
   OUTCOME_UNKNOWN: {
     code: "INTERNAL_ERROR",
     meaning: "Said by the client: the session is gone and nobody can tell whether the request was carried out.",

@@ -50,6 +50,8 @@ export const EVENT_BODIES = {
     data: z.string(),
     encoding: z.enum(["utf8", "base64"]),
     more: z.boolean(),
+    /** Of the first chunk, where the agent says what its result is. */
+    content_type: z.string().min(1).max(256).optional(),
   }),
 } as const;
 

@@ -27,11 +27,35 @@ export interface WelcomePayload {
   capabilities: { encodings: string[]; features: string[]; agents: AgentInfo[] };
 }
 
+/** A credential that was provisioned for one job (CRD-2). */
+export interface Credential {
+  /** The same through all rotations; of this job alone. */
+  id: string;
+  scheme: "bearer";
+  /** The secret. */
+  value: string;
+  /** Where it is good. */
+  endpoint: string;
+  profile?: string;
+  constraints?: Record<string, unknown>;
+}
+
+/** A credential as it is stored: `value` is put in when a message is sent (CRD-8). */
+export type StoredCredential = Omit<Credential, "value">;
+
+/** A payload as it is stored. */
+export type Stored<Payload extends { credentials?: Credential[] }> = Omit<Payload, "credentials"> & {
+  credentials?: StoredCredential[];
+};
+
 export interface AcceptedPayload {
   job_id: string;
   agent: string;
   lease: Lease;
   lease_constraints?: { expires_at?: string };
+  /** What the job may spend of each currency. */
+  budget?: Record<string, number>;
+  credentials?: Credential[];
   accepted_at: string;
   parent_job_id?: string;
   delegate_id?: string;
@@ -44,6 +68,8 @@ export interface SubscribedPayload {
   agent: string;
   lease: Lease;
   lease_constraints?: { expires_at?: string };
+  budget?: Record<string, number>;
+  credentials?: Credential[];
   parent_job_id: string | null;
   trace_id?: string;
   /** In the submitter's sequence: the first event that this subscription delivers, or would. */

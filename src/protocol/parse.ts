@@ -70,5 +70,6 @@ export function parseEnvelope(frame: string): Envelope {
       details: requestId.success ? { request_id: requestId.data } : {},
     });
   }
-  return result.data;
+  const { trace_id: given } = value as { trace_id?: string };
+  return given === result.data.trace_id ? result.data : { ...result.data, traceparent: given };
 }

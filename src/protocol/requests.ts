@@ -90,6 +90,11 @@ export const REQUESTS = {
     history: z.boolean().optional(),
   }),
   "job.unsubscribe": z.object({ job_id: text(256) }),
+  "x-vendor.holdfast.answer": z.object({
+    job_id: text(256),
+    question_id: text(256),
+    answer: data,
+  }),
 } as const;
 
 export type RequestType = keyof typeof REQUESTS;
@@ -107,15 +112,23 @@ const RUNTIME_ONLY: readonly string[] = [
   "job.error",
   "job.cancelled",
   "job.subscribed",
+  "x-vendor.holdfast.answered",
 ];
 
-/** What to do with an inbound type (ENV-4, ENV-5). */
-export type TypeDisposition = { kind: "request"; type: RequestType } | { kind: "drop" };
+/** A message type that a vendor gave: ours, or one that the host registered (EXT-1). */
+export type VendorType = `x-vendor.${string}`;
 
-/** @throws ArcpError INVALID_REQUEST with `details.type` for a type that a client may not send. */
-export function classifyType(envelope: Envelope): TypeDisposition {
+/** What to do with an inbound type (ENV-4, ENV-5). */
+export type TypeDisposition = { kind: "request"; type: RequestType | VendorType } | { kind: "drop" };
+
+/**
+ * @param isRegistered whether the host has registered the type
+ * @throws ArcpError INVALID_REQUEST with `details.type` for a type that a client may not send.
+ */
+export function classifyType(envelope: Envelope, isRegistered: (type: string) => boolean): TypeDisposition {
   const { type } = envelope;
   if (Object.hasOwn(REQUESTS, type)) return { kind: "request", type: type as RequestType };
+  if (isRegistered(type)) return { kind: "request", type: type as VendorType };
   if (type.startsWith("x-vendor.") && envelope.extensions?.["optional"] === true) return { kind: "drop" };
   const why = RUNTIME_ONLY.includes(type) ? "is sent by runtimes only" : "is not a known message type";
   throw new ArcpError("INVALID_REQUEST", `type: ${JSON.stringify(type)} ${why}.`, {

@@ -1,5 +1,5 @@
-import type { AgentInfo } from "../protocol/index.ts";
-import { ArcpError } from "../protocol/index.ts";
+import { parseLease } from "../lease/index.ts";
+import { type AgentInfo, ArcpError, type Lease } from "../protocol/index.ts";
 import type { JobContext } from "./job/context.ts";
 
 /**
@@ -10,13 +10,30 @@ export type AgentHandler = (input: unknown, job: JobContext) => unknown;
 
 /** What a submit's `agent` stands for. */
 export interface ResolvedAgent {
+  readonly name: string;
   /** `name`, or `name@version` where the agent has versions. */
   readonly label: string;
   readonly handler: AgentHandler;
+  /** What its jobs may do where the submit does not ask for anything. */
+  readonly lease: Lease;
+}
+
+export interface AgentOptions {
+  /** @default "1.0.0" */
+  version?: string;
+  /** Whether a submit without a version means this one; the first one does. */
+  default?: boolean;
+  /** What a job has whose submit has no `lease_request`; the policy has to grant it all the same. @default {} */
+  lease?: Lease;
+}
+
+interface Version {
+  handler: AgentHandler;
+  lease: Lease;
 }
 
 interface Entry {
-  versions: Map<string, AgentHandler>;
+  versions: Map<string, Version>;
   default: string;
 }
 
@@ -31,7 +48,7 @@ export class AgentRegistry {
    *
    * @throws RangeError for a name or version of other characters, or one that is taken
    */
-  register(name: string, handler: AgentHandler, options: { version?: string; default?: boolean } = {}): void {
+  register(name: string, handler: AgentHandler, options: AgentOptions = {}): void {
     const version = options.version ?? "1.0.0";
     for (const [field, value] of Object.entries({ name, version })) {
       if (!NAME.test(value)) {
@@ -40,32 +57,35 @@ export class AgentRegistry {
     }
     const entry = this.#agents.get(name) ?? { versions: new Map(), default: version };
     if (entry.versions.has(version)) throw new RangeError(`name: agent "${name}@${version}" is registered already.`);
-    entry.versions.set(version, handler);
+    entry.versions.set(version, { handler, lease: parseLease(options.lease ?? {}, "lease") });
     if (options.default === true) entry.default = version;
     this.#agents.set(name, entry);
   }
 
-  /** @throws ArcpError AGENT_NOT_AVAILABLE, AGENT_VERSION_NOT_AVAILABLE (JOB-4) */
-  resolve(wanted: string): ResolvedAgent {
+  /**
+   * @param field what an error calls the place of `wanted`
+   * @throws ArcpError AGENT_NOT_AVAILABLE, AGENT_VERSION_NOT_AVAILABLE (JOB-4)
+   */
+  resolve(wanted: string, field: string): ResolvedAgent {
     const at = wanted.indexOf("@");
     const name = at < 0 ? wanted : wanted.slice(0, at);
     const entry = this.#agents.get(name);
     if (entry === undefined) {
       const known = [...this.#agents.keys()].join(", ") || "none";
-      throw new ArcpError("AGENT_NOT_AVAILABLE", `payload.agent: no agent "${name}" here; available: ${known}.`, {
+      throw new ArcpError("AGENT_NOT_AVAILABLE", `${field}: no agent "${name}" here; available: ${known}.`, {
         details: { agent: name },
       });
     }
     const version = at < 0 ? entry.default : wanted.slice(at + 1);
-    const handler = entry.versions.get(version);
-    if (handler === undefined) {
+    const found = entry.versions.get(version);
+    if (found === undefined) {
       throw new ArcpError(
         "AGENT_VERSION_NOT_AVAILABLE",
-        `payload.agent: "${name}" has no version "${version}"; available: ${[...entry.versions.keys()].join(", ")}.`,
+        `${field}: "${name}" has no version "${version}"; available: ${[...entry.versions.keys()].join(", ")}.`,
         { details: { agent: name, version } },
       );
     }
-    return { label: `${name}@${version}`, handler };
+    return { name, label: `${name}@${version}`, ...found };
   }
 
   /** As the welcome lists them; without versions for a session that did not negotiate `agent_versions`. */

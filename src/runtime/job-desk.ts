@@ -14,9 +14,19 @@ import {
   type Lease,
   type ResultPayload,
 } from "../protocol/index.ts";
-import { type JobRecord, type ListQuery, type Store, StoreRefusal, StoreUnavailable } from "../store/store.ts";
+import {
+  type JobRecord,
+  type ListQuery,
+  type QuestionRecord,
+  type Store,
+  StoreRefusal,
+  StoreUnavailable,
+} from "../store/store.ts";
+import type { Masking } from "./credentials/masking.ts";
 import type { RunningJobs } from "./job/running-jobs.ts";
+import type { Answering } from "./questions/answering.ts";
 import { wholeResult } from "./session/inline-result.ts";
+import { noJob, type Viewing } from "./visibility.ts";
 
 /** A job as it is told over `/v1`. Times are ISO 8601 in UTC. */
 export interface JobInfo {
@@ -53,9 +63,13 @@ export type JobOutcome =
   | { status: Exclude<JobStatus, FinalStatus> }
   /**
    * As `job.result` told it; a chunked result is put together, as text or, where the agent sent bytes, as
-   * base64, and `result_encoding` says which.
+   * base64, and `result_encoding` says which; `content_type` is what the agent said that it is.
    */
-  | (Omit<ResultPayload, "result_id" | "result_size"> & { status: "success"; result_encoding?: "utf8" | "base64" })
+  | (Omit<ResultPayload, "result_id" | "result_size"> & {
+      status: "success";
+      result_encoding?: "utf8" | "base64";
+      content_type?: string;
+    })
   /** As `job.error` told it. */
   | (JobErrorPayload & { status: JobErrorPayload["final_status"] });
 
@@ -63,12 +77,30 @@ export type CancelAnswer =
   /** The wish is stored; the job ends soon. */
   { outcome: "requested" } | { outcome: "already_ended"; status: FinalStatus };
 
+/** A question that a job asked, as it is told over `/v1`. */
+export interface QuestionInfo {
+  question_id: string;
+  state: "open" | "answered";
+  message: string;
+  /** Whom the agent meant to ask. */
+  to?: string;
+  /** JSON Schema of the answer. */
+  schema?: unknown;
+  asked_at: string;
+  answer?: unknown;
+  answered_by?: string;
+  answered_at?: string;
+}
+
 export interface JobDeskParts {
   store: Store;
   jobs: RunningJobs;
+  answering: Answering;
+  masking: Masking;
   clock: Clock;
   logger: Logger;
   storeTimeoutMs: number;
+  viewing: Viewing;
 }
 
 const DEFAULT_PAGE = 100;
@@ -85,23 +117,23 @@ export class JobDesk {
   }
 
   async get(jobId: string, principal: string): Promise<JobInfo> {
-    return toInfo(await this.#visible(jobId, principal));
+    return toInfo(await this.#ask(() => this.#parts.viewing.visible(principal, jobId)));
   }
 
-  /** The principal's jobs, newest first. A cursor that names no job of the principal's gives an empty page. */
+  /**
+   * The jobs that the principal may see, newest first.
+   *
+   * @throws ArcpError INVALID_REQUEST for a cursor that no list has given
+   */
   async list(principal: string, filter: JobFilter = {}): Promise<JobInfoPage> {
-    const { cursor, limit = DEFAULT_PAGE } = filter;
-    const { jobs } = this.#parts.store;
-    const page = await this.#ask(async () => {
-      if (cursor !== undefined && (await jobs.get(cursor))?.principal !== principal) return undefined;
-      return await jobs.list({ ...filter, principal, limit });
-    });
-    return { jobs: (page?.jobs ?? []).map(toInfo), next_cursor: page?.nextCursor ?? null };
+    const { limit = DEFAULT_PAGE } = filter;
+    const page = await this.#ask(() => this.#parts.viewing.list(principal, { ...filter, limit }));
+    return { jobs: page.jobs.map(toInfo), next_cursor: page.nextCursor ?? null };
   }
 
   /** How a job ended, or that it has not. */
   async result(jobId: string, principal: string): Promise<JobOutcome> {
-    const job = await this.#visible(jobId, principal);
+    const job = await this.#ask(() => this.#parts.viewing.observable(principal, jobId));
     if (!isFinal(job.status)) return { status: job.status };
     return await this.#ask(() => this.#outcome(job)).catch((error: unknown) => {
       // Its retention has passed since we looked.
@@ -114,16 +146,35 @@ export class JobDesk {
    * A line of the runtime's log says who asked.
    */
   async cancel(jobId: string, principal: string, reason?: string): Promise<CancelAnswer> {
-    const { store, jobs, logger } = this.#parts;
-    await this.#visible(jobId, principal);
-    const wish = await this.#ask(() => store.jobs.requestCancel({ jobId, reason })).catch((error: unknown) => {
+    const { store, jobs, logger, masking } = this.#parts;
+    // It is kept, and nothing that is kept has a secret in it (law 8).
+    const kept = reason === undefined ? undefined : masking.text(reason);
+    const job = await this.#ask(() => this.#parts.viewing.visible(principal, jobId));
+    if (job.principal !== principal) {
+      throw new ArcpError("PERMISSION_DENIED", "job_id: only the principal that submitted a job may cancel it.");
+    }
+    const wish = await this.#ask(() => store.jobs.requestCancel({ jobId, reason: kept })).catch((error: unknown) => {
       throw error instanceof StoreRefusal ? noJob(jobId) : error;
     });
     logger.info({ audit: "job.cancel", principal, job_id: jobId, outcome: wish.outcome }, "cancel asked for");
     if (wish.outcome === "already_ended") return wish;
     // A job of another process learns it from the store.
-    jobs.cancel(jobId, reason);
+    jobs.cancel(jobId, kept);
     return { outcome: "requested" };
+  }
+
+  /** The questions of a job, oldest first, that are open or were answered, as far as the principal may answer them. */
+  async questions(jobId: string, principal: string): Promise<QuestionInfo[]> {
+    return (await this.#ask(() => this.#parts.answering.list(jobId, principal))).map(toQuestionInfo);
+  }
+
+  /**
+   * Answers a question of a job, as the submitting session does on the wire. A line of the runtime's log says
+   * who did. Rejects with INVALID_REQUEST too: for an answer that its schema does not allow, and with
+   * `details.code` `ALREADY_ANSWERED`, `QUESTION_CLOSED` or `QUESTION_NOT_FOUND`.
+   */
+  async answer(jobId: string, questionId: string, principal: string, answer: unknown): Promise<void> {
+    await this.#ask(() => this.#parts.answering.directly({ jobId, questionId, principal, answer }));
   }
 
   async #outcome(job: JobRecord): Promise<JobOutcome> {
@@ -138,14 +189,14 @@ export class JobDesk {
     }
     const { result_id, result_size, ...payload } = JSON.parse(end.payload) as ResultPayload;
     if (result_id === undefined) return { status: "success", ...payload };
-    const { result, encoding } = await wholeResult({ floorN, read }, job.lastN);
-    return { status: "success", ...payload, result, result_encoding: encoding };
-  }
-
-  async #visible(jobId: string, principal: string): Promise<JobRecord> {
-    const job = await this.#ask(() => this.#parts.store.jobs.get(jobId));
-    if (job?.principal !== principal) throw noJob(jobId);
-    return job;
+    const { result, encoding, contentType } = await wholeResult({ floorN, read }, job.lastN);
+    return {
+      status: "success",
+      ...payload,
+      result,
+      result_encoding: encoding,
+      ...(contentType === undefined ? {} : { content_type: contentType }),
+    };
   }
 
   /** A store that is down or silent is told as one (STO-12). */
@@ -167,9 +218,6 @@ export class JobDesk {
   }
 }
 
-const noJob = (jobId: string): ArcpError =>
-  new ArcpError("JOB_NOT_FOUND", `job_id: no job ${JSON.stringify(jobId.slice(0, 256))}.`);
-
 const iso = (wallMs: number): string => new Date(wallMs).toISOString();
 
 function toInfo(job: JobRecord): JobInfo {
@@ -185,5 +233,20 @@ function toInfo(job: JobRecord): JobInfo {
     ...(job.endedAt === undefined ? {} : { ended_at: iso(job.endedAt) }),
     cancel_requested: job.cancelRequested,
     events: job.lastN,
+  };
+}
+
+function toQuestionInfo(question: QuestionRecord): QuestionInfo {
+  const { to, schema, answer, answeredBy, answeredAt } = question;
+  return {
+    question_id: question.questionId,
+    state: question.state === "answered" ? "answered" : "open",
+    message: question.message,
+    ...(to === undefined ? {} : { to }),
+    ...(schema === undefined ? {} : { schema: JSON.parse(schema) as unknown }),
+    asked_at: iso(question.askedAt),
+    ...(answer === undefined ? {} : { answer: JSON.parse(answer) as unknown }),
+    ...(answeredBy === undefined ? {} : { answered_by: answeredBy }),
+    ...(answeredAt === undefined ? {} : { answered_at: iso(answeredAt) }),
   };
 }

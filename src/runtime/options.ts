@@ -1,7 +1,13 @@
 import { type Clock, systemClock } from "../clock.ts";
 import { type Logger, silentLogger } from "../logger.ts";
+import { FEATURES, type Feature } from "../protocol/index.ts";
 import type { Store } from "../store/store.ts";
 import type { Authenticator } from "./auth.ts";
+import type { CredentialProvisioner } from "./credentials/provisioner.ts";
+import { DEFAULT_GRANTS, type Grants, type LeasePolicy } from "./policy.ts";
+import type { AnswerPolicy } from "./questions/answering.ts";
+import { noTracing, type Tracing } from "./tracing/tracing.ts";
+import { Viewing, type VisibilityPolicy } from "./visibility.ts";
 
 export interface RuntimeOptions {
   /** Started and stopped by the runtime. */
@@ -10,6 +16,8 @@ export interface RuntimeOptions {
   clock?: Clock;
   /** @default a logger that says nothing */
   logger?: Logger;
+  /** Where spans go: {@link openTelemetry}, or a tracer of one's own. @default nowhere */
+  tracing?: Tracing;
   /** What the welcome calls this runtime. @default "holdfast" */
   name?: string;
   /** @default the package's version */
@@ -22,6 +30,29 @@ export interface RuntimeOptions {
   helloTimeoutMs?: number;
   /** How long a cancelled or expired job may take to unwind before it is ended. @default 30_000 */
   cancelGraceMs?: number;
+  /**
+   * What principals may ask for in a lease (see {@link Grants}).
+   *
+   * @default tools, agents and budgets; nothing of `fs.*`, `net.*` and vendors; `model.use` of `models`
+   */
+  policy?: LeasePolicy;
+  /** Models that `model.use` may name: names or patterns. The feature is offered when there are any. @default [] */
+  models?: readonly string[];
+  /** What a principal may see of others' jobs (JOB-22). @default nothing */
+  visibility?: VisibilityPolicy;
+  /** Levels of jobs below a submitted one (DEL-3). @default 4 */
+  maxDelegationDepth?: number;
+  /** Live children of one job. @default 32 */
+  maxChildrenPerJob?: number;
+  /** Who may answer a job's questions besides the session that submitted it (ASK-3). @default nobody */
+  mayAnswer?: AnswerPolicy;
+  /**
+   * Where jobs get credentials of their own; the feature `provisioned_credentials` is offered when there is one
+   * (CRD). @default none
+   */
+  provisioner?: CredentialProvisioner;
+  /** How long one call of the provisioner may take. @default 5_000 */
+  provisionerTimeoutMs?: number;
   /** How long an idempotency key holds. @default 86_400_000 (24 h) */
   idempotencyTtlMs?: number;
   /** Sessions of one principal that can still be resumed. @default 1_000 */
@@ -78,8 +109,12 @@ export interface RuntimeOptions {
   };
 }
 
-export type Settings = Required<Omit<RuntimeOptions, "compat" | "caps">> & {
+export type Settings = Required<Omit<RuntimeOptions, "compat" | "caps" | "provisioner" | "visibility">> & {
+  viewing: Viewing;
+  provisioner: CredentialProvisioner | undefined;
   sessionErrorClients: ReadonlySet<string>;
+  /** What sessions are offered; of the whole list some only where the runtime is configured for them (SES-4). */
+  features: readonly Feature[];
   maxBufferedEvents: number;
   maxBufferedBytes: number;
   maxStoredBytes: number | undefined;
@@ -89,17 +124,32 @@ export type Settings = Required<Omit<RuntimeOptions, "compat" | "caps">> & {
 export const VERSION = "0.1.0";
 
 export function settle(options: RuntimeOptions): Settings {
+  const { models = [] } = options;
+  const configured: Partial<Record<Feature, boolean>> = {
+    "model.use": models.length > 0,
+    provisioned_credentials: options.provisioner !== undefined,
+  };
+  const defaults: Grants = models.length === 0 ? DEFAULT_GRANTS : { ...DEFAULT_GRANTS, "model.use": models };
   const settings: Settings = {
     store: options.store,
     auth: options.auth,
     clock: options.clock ?? systemClock,
     logger: options.logger ?? silentLogger,
+    tracing: options.tracing ?? noTracing,
     name: options.name ?? "holdfast",
     version: options.version ?? VERSION,
     resumeWindowSec: options.resumeWindowSec ?? 600,
     heartbeatIntervalSec: options.heartbeatIntervalSec ?? 30,
     helloTimeoutMs: options.helloTimeoutMs ?? 10_000,
     cancelGraceMs: options.cancelGraceMs ?? 30_000,
+    policy: options.policy ?? (() => defaults),
+    models,
+    viewing: new Viewing(options.store, options.visibility),
+    maxDelegationDepth: options.maxDelegationDepth ?? 4,
+    maxChildrenPerJob: options.maxChildrenPerJob ?? 32,
+    mayAnswer: options.mayAnswer ?? (() => false),
+    provisioner: options.provisioner,
+    provisionerTimeoutMs: options.provisionerTimeoutMs ?? 5_000,
     idempotencyTtlMs: options.idempotencyTtlMs ?? 86_400_000,
     maxSessionsPerPrincipal: options.maxSessionsPerPrincipal ?? 1_000,
     maxRunningJobsPerPrincipal: options.maxRunningJobsPerPrincipal ?? 100,
@@ -120,6 +170,7 @@ export function settle(options: RuntimeOptions): Settings {
     nodeTimeoutMs: options.nodeTimeoutMs ?? 15_000,
     sweepIntervalMs: options.sweepIntervalMs ?? 1_000,
     storeTimeoutMs: options.storeTimeoutMs ?? 5_000,
+    features: FEATURES.filter((feature) => configured[feature] !== false),
     sessionErrorClients: new Set(options.compat?.sessionErrorClients),
   };
   for (const [name, value] of Object.entries(settings)) {

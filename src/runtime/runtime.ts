@@ -1,9 +1,16 @@
 import { type Clock, sleep, type Timer } from "../clock.ts";
-import { ArcpError } from "../protocol/index.ts";
+import { ArcpError, type VendorType } from "../protocol/index.ts";
 import type { Hint, SweepQuery } from "../store/store.ts";
 import type { Transport } from "../transport/transport.ts";
-import { type AgentHandler, AgentRegistry } from "./agents.ts";
+import { type ToolHandler, type ToolOptions, ToolRegistry } from "./acting/tools.ts";
+import { type AgentHandler, type AgentOptions, AgentRegistry } from "./agents.ts";
 import type { Identity } from "./auth.ts";
+import { CredentialKeeper } from "./credentials/keeper.ts";
+import { Masking } from "./credentials/masking.ts";
+import { maskingLogger } from "./credentials/masking-logger.ts";
+import { maskingTracing } from "./credentials/masking-tracing.ts";
+import { EventKinds } from "./event-kinds.ts";
+import { type Extension, Extensions } from "./extensions.ts";
 import { Janitor } from "./janitor.ts";
 import { LogWriter } from "./job/log-writer.ts";
 import { RecentEvents } from "./job/recent-events.ts";
@@ -11,7 +18,10 @@ import { RunningJobs } from "./job/running-jobs.ts";
 import { JobDesk } from "./job-desk.ts";
 import { NodeKeeper } from "./node-keeper.ts";
 import { type RuntimeOptions, type Settings, settle } from "./options.ts";
+import { Answering } from "./questions/answering.ts";
+import { OpenQuestions } from "./questions/open-questions.ts";
 import { Connection, type ConnectionParts } from "./session/connection.ts";
+import type { ValueSchema } from "./value-schema.ts";
 import { Wakeups } from "./wakeups.ts";
 
 /** @default of `stop`: how long running jobs may go on */
@@ -34,6 +44,11 @@ export class Runtime {
   readonly #recent: RecentEvents;
   readonly #writer: LogWriter;
   readonly #jobs: RunningJobs;
+  readonly #tools: ToolRegistry;
+  readonly #extensions = new Extensions();
+  readonly #kinds = new EventKinds();
+  readonly #questions: OpenQuestions;
+  readonly #credentials: CredentialKeeper;
   readonly #node: NodeKeeper;
   readonly #janitor: Janitor;
   /** One for all connections: thousands of them are idle, and each byte counts. */
@@ -53,14 +68,74 @@ export class Runtime {
 
   /** @throws RangeError for an option that is not a positive number */
   constructor(options: RuntimeOptions) {
-    this.#settings = settle(options);
+    const masking = new Masking();
+    const settings = settle(options);
+    this.#settings = {
+      ...settings,
+      logger: maskingLogger(settings.logger, masking),
+      tracing: settings.provisioner === undefined ? settings.tracing : maskingTracing(settings.tracing, masking),
+    };
     const { store, clock, logger, cancelGraceMs, maxResultBytes } = this.#settings;
     this.#recent = new RecentEvents(store.jobs);
     const recent = this.#recent;
-    this.#writer = new LogWriter({ store, clock, logger, recent, wakeups: this.#wakeups });
-    this.#jobs = new RunningJobs({ writer: this.#writer, recent, cancelGraceMs, maxResultBytes, clock, logger });
+    this.#writer = new LogWriter({ store, clock, logger, recent, wakeups: this.#wakeups, masking });
+    const { policy, maxDelegationDepth, maxChildrenPerJob, maxRunningJobsPerPrincipal, maxInputBytes } = this.#settings;
+    this.#tools = new ToolRegistry(logger);
+    this.#questions = new OpenQuestions({ store, masking, clock, logger });
+    const { mayAnswer, viewing } = this.#settings;
+    const answering = new Answering({
+      store,
+      open: this.#questions,
+      mayAnswer,
+      viewing,
+      masking,
+      clock,
+      logger,
+    });
+    this.#credentials = new CredentialKeeper({
+      store,
+      provisioner: settings.provisioner,
+      masking,
+      clock,
+      logger,
+      nodeId: () => this.#node.nodeId,
+      timeoutMs: settings.provisionerTimeoutMs,
+      intervalMs: settings.janitorIntervalMs,
+    });
+    this.#jobs = new RunningJobs({
+      writer: this.#writer,
+      recent,
+      tools: this.#tools,
+      questions: this.#questions,
+      kinds: this.#kinds,
+      credentials: this.#credentials,
+      cancelGraceMs,
+      maxResultBytes,
+      tracing: this.#settings.tracing,
+      delegation: {
+        store,
+        agents: this.#agents,
+        masking,
+        policy,
+        maxDelegationDepth,
+        maxChildrenPerJob,
+        maxRunningJobsPerPrincipal,
+        maxInputBytes,
+      },
+      clock,
+      logger,
+    });
     const { storeTimeoutMs } = this.#settings;
-    this.jobs = new JobDesk({ store, jobs: this.#jobs, clock, logger, storeTimeoutMs });
+    this.jobs = new JobDesk({
+      store,
+      jobs: this.#jobs,
+      answering,
+      masking,
+      viewing: this.#settings.viewing,
+      clock,
+      logger,
+      storeTimeoutMs,
+    });
     const { maxBufferedEvents, maxBufferedBytes, maxStoredBytes, jobRetentionMs } = this.#settings;
     this.#janitor = new Janitor({
       store,
@@ -89,6 +164,11 @@ export class Runtime {
       settings: this.#settings,
       agents: this.#agents,
       jobs: this.#jobs,
+      extensions: this.#extensions,
+      credentials: this.#credentials,
+      masking,
+      answering,
+      desk: this.jobs,
       recent,
       wakeups: this.#wakeups,
       nodeId: () => this.#node.nodeId,
@@ -120,12 +200,41 @@ export class Runtime {
   /**
    * Offers an agent.
    *
-   * @param options.version @default "1.0.0"
-   * @param options.default whether a submit without a version means this one; the first one does
    * @throws RangeError for a name of other characters than letters, digits and `. _ / -`, or one that is taken
    */
-  agent(name: string, handler: AgentHandler, options?: { version?: string; default?: boolean }): this {
+  agent(name: string, handler: AgentHandler, options?: AgentOptions): this {
     this.#agents.register(name, handler, options);
+    return this;
+  }
+
+  /**
+   * Offers a tool to the jobs whose lease's `tool.call` covers its name (ACT-1).
+   *
+   * @param options.input a Standard Schema (zod and others): what the arguments must be, and what the handler gets
+   * @throws RangeError for a name of other characters, one in `fs.` or `net.`, or one that is taken
+   */
+  tool<Args = unknown>(name: string, handler: ToolHandler<Args>, options?: ToolOptions<Args>): this {
+    this.#tools.register(name, handler, options);
+    return this;
+  }
+
+  /**
+   * Adds a message of the host's own to the wire: clients may send it, and `handle` answers (EXT).
+   *
+   * @throws RangeError for a type that is not `x-vendor.<vendor>.<name>`, is Holdfast's, or is taken
+   */
+  extension<T = Record<string, unknown>>(type: VendorType, extension: Extension<T>): this {
+    this.#extensions.register(type, extension);
+    return this;
+  }
+
+  /**
+   * Has the bodies of an event kind of the host's own checked when an agent emits them (EXT).
+   *
+   * @throws RangeError for a kind that is not `x-vendor.<vendor>.<name>`, is Holdfast's, or is taken
+   */
+  eventKind(kind: VendorType, options: { schema: ValueSchema }): this {
+    this.#kinds.register(kind, options.schema);
     return this;
   }
 
@@ -143,6 +252,7 @@ export class Runtime {
     this.#phase = "running";
     this.#scheduleSweep();
     this.#janitor.start();
+    this.#credentials.start();
     this.#stopHints = this.#settings.store.onHint((hint) => this.#hinted(hint));
   }
 
@@ -186,7 +296,7 @@ export class Runtime {
       for (const connection of this.#connections) connection.close(1001, "the runtime is stopping");
       this.#sweep?.cancel();
       this.#stopHints?.();
-      await this.#atMost(FAREWELL_MS, Promise.all([this.#janitor.stop(), this.#node.stop()]));
+      await this.#atMost(FAREWELL_MS, Promise.all([this.#janitor.stop(), this.#credentials.stop(), this.#node.stop()]));
       this.#writer.stop();
       await store.stop();
     }
@@ -270,6 +380,7 @@ export class Runtime {
       }
     }
     this.#jobs.reconcile(answer.jobs);
+    this.#questions.reconcile(answer.jobs);
     const seen = query.complete ? new Map<string, number>() : this.#sweptLastN;
     for (const { jobId, lastN } of answer.jobs) {
       if (this.#sweptLastN.get(jobId) !== lastN) this.#wakeups.wake(jobId);

@@ -10,6 +10,13 @@
  * the operation's identity makes a repeat harmless, which is said there).
  */
 import type { FinalStatus, JobStatus, Lease } from "../protocol/index.ts";
+import type { CredentialFacet } from "./credentials.ts";
+import type { QuestionFacet } from "./questions.ts";
+import type { ConnectionRef, Duplicate, ReplyDraft, RequestRef } from "./request.ts";
+
+export * from "./credentials.ts";
+export * from "./questions.ts";
+export * from "./request.ts";
 
 /** `"process"` survives a crash of the process; `"power"` is on disk before the promise resolves. */
 export type Durability = "process" | "power";
@@ -38,6 +45,8 @@ export type RefusalReason =
   /** The number is neither the next nor stored under the same identity. */
   | "wrong_number"
   | "limit_exceeded"
+  /** The cursor is none that a list has given. */
+  | "bad_cursor"
   /** The node was declared dead. */
   | "dead_node";
 
@@ -55,13 +64,6 @@ export class StoreUnavailable extends Error {
 }
 
 // ---------------------------------------------------------------------------------------- sessions
-
-/** The fence of everything that a connection writes. */
-export interface ConnectionRef {
-  sessionId: string;
-  /** Grows at each welcome. */
-  connectionEpoch: number;
-}
 
 /** Which try of which client instance a hello is; a lower attempt cannot evict a higher one (RES-8). */
 export interface ClientInstance {
@@ -121,7 +123,12 @@ export interface AttachedSession extends ConnectionRef {
   follows: Follow[];
   /** Frames of replies that nothing proves to have arrived, in order (RES-10). */
   unprovenReplies: string[];
+  /** Whether some frames tell of children whose parent's event has a number that the client does not know of yet. */
+  owesChildren: boolean;
 }
+
+/** What may not have arrived. */
+export type OwedReplies = Pick<AttachedSession, "unprovenReplies" | "owesChildren">;
 
 /**
  * A stretch of one job's log under numbers of one session (law 2). `count` of the events
@@ -138,6 +145,23 @@ export interface Run {
 export interface NewRun extends Run {
   /** True when the last event is the job's terminal one: the follow ends with this run. */
   endsFollow: boolean;
+  /** The `delegate_id` of each `delegate` event among them: a session that may cancel the job follows its children. */
+  delegateIds?: readonly string[] | undefined;
+}
+
+/** A job that was delegated, as its parent's submitter is told of it. */
+export interface DelegatedJob {
+  jobId: string;
+  traceId: string;
+  /** JSON text of the `job.accepted` payload. */
+  acceptedPayload: string;
+}
+
+/** A child that a session follows from now on, and the answer that it is owed. */
+export interface OpenedChild {
+  jobId: string;
+  traceId: string;
+  frame: string;
 }
 
 /** A run as read back: with the job's trace id, which its envelopes carry. */
@@ -158,24 +182,6 @@ export interface NewNotice {
 }
 
 // -------------------------------------------------------------------------------- requests, replies
-
-/** What every request of a session brings: the fence and the identity of the envelope. */
-export interface RequestRef extends ConnectionRef {
-  /** The envelope's `id`: processed once per session (ENV-8). */
-  messageId: string;
-  now: number;
-}
-
-/** A reply to be stored: the whole frame without credential values (law 8). */
-export interface ReplyDraft {
-  frame: string;
-}
-
-/** The same request was processed before: its reply as stored, or `undefined` if it had none. */
-export interface Duplicate {
-  outcome: "duplicate";
-  frame: string | undefined;
-}
 
 export interface NewJob {
   jobId: string;
@@ -225,6 +231,8 @@ export interface FollowOutcome {
   status: JobStatus;
   /** True when a follow of this job was already open: it goes on unchanged. */
   already: boolean;
+  /** Whether the session may cancel the job: it submitted it once, and that right stays. */
+  canCancel: boolean;
   /** Events with n > this will be delivered by the follow. */
   positionN: number;
   /** The submitting session's number of the first event that is delivered, or would be. */
@@ -256,6 +264,19 @@ export interface NewEvent {
   kind: string;
   /** JSON text of the wire payload. */
   payload: string;
+}
+
+/** A job that a running job delegates. */
+export interface NewChild {
+  parentJobId: string;
+  /** Of the parent: a stale attempt delegates nothing. */
+  runEpoch: number;
+  delegateId: string;
+  job: NewJob;
+  /** JSON text of the `job.accepted` payload. */
+  acceptedPayload: string;
+  maxRunningJobsPerPrincipal: number;
+  now: number;
 }
 
 export interface AppendBatch {
@@ -302,8 +323,8 @@ export interface JobRecord {
 }
 
 export interface ListQuery {
-  /** Only jobs of this principal. */
-  principal: string;
+  /** Only jobs of this principal; `undefined`: everybody's. */
+  principal: string | undefined;
   status?: readonly JobStatus[] | undefined;
   /** `name` (any version) or `name@version`. */
   agent?: string | undefined;
@@ -313,13 +334,15 @@ export interface ListQuery {
   createdBefore?: number | undefined;
   /** 1 to 1000. */
   limit: number;
-  /** The last job id of the page before. */
+  /** What the page before ended with. It stays good while jobs come and go. */
   cursor?: string | undefined;
 }
 
 export interface ListEntry extends JobRecord {
   /** The submitting session's number of the newest numbered event, else 0. */
   lastEventSeq: number;
+  /** A list from here goes on behind this job. */
+  cursor: string;
 }
 
 /** Newest first. */
@@ -371,6 +394,8 @@ export interface SweepAnswer {
     status: JobStatus;
     runEpoch: number;
     cancelReason: string | null | undefined;
+    /** How many of the questions that it asked were ever answered. */
+    answers: number;
   }[];
 }
 
@@ -418,11 +443,19 @@ export interface SessionFacet {
   detach(ref: ConnectionRef, now: number): Promise<void>;
   /**
    * Stores what is about to be sent; the runs continue the session's numbers without a gap, moves the
-   * follows and ends those that reached their terminal event.
+   * follows and ends those that reached their terminal event. Where the runs hold `delegate` events of a job
+   * that the session may cancel, the children's follows are opened, and what tells of them is stored as a
+   * reply that is owed.
    *
+   * @param frameChild frames a child's `job.accepted`. Pure, called inside the transaction
+   * @returns the children that this opened
    * @throws StoreRefusal superseded, wrong_number; below_floor when events of a run were trimmed meanwhile
    */
-  storeRuns(ref: ConnectionRef, runs: readonly NewRun[]): Promise<void>;
+  storeRuns(
+    ref: ConnectionRef,
+    runs: readonly NewRun[],
+    frameChild: (child: DelegatedJob) => string,
+  ): Promise<OpenedChild[]>;
   /**
    * Gives the session's next number to a notice.
    *
@@ -431,6 +464,11 @@ export interface SessionFacet {
   storeNotice(ref: ConnectionRef, notice: NewNotice): Promise<void>;
   /** Runs that hold numbers above `afterSeq`, in order, at most `limit`. @throws StoreRefusal superseded */
   readRuns(ref: ConnectionRef, afterSeq: number, limit: number): Promise<StoredRun[]>;
+  /**
+   * Frames that tell of children, in order, and may not have arrived: those whose parents' events have numbers from
+   * `afterSeq + 1` to `throughSeq`. There is at most one for each of these events. @throws StoreRefusal superseded
+   */
+  readChildren(ref: ConnectionRef, afterSeq: number, throughSeq: number): Promise<string[]>;
   /** Lower than before, or above the newest: ignored, and answered `false`. @throws StoreRefusal superseded */
   ack(ref: ConnectionRef, seq: number): Promise<boolean>;
 }
@@ -451,6 +489,8 @@ export interface RequestFacet {
    * @throws StoreRefusal superseded
    */
   note(request: RequestRef & { frame?: string | undefined }): Promise<{ outcome: "noted" } | Duplicate>;
+  /** What a request came to that was processed before; `undefined` for one that was not. @throws StoreRefusal superseded */
+  find(request: RequestRef): Promise<Duplicate | undefined>;
 }
 
 export interface JobFacet {
@@ -468,7 +508,15 @@ export interface JobFacet {
    */
   read(jobId: string, afterN: number, throughN?: number): Promise<EventPage>;
   get(jobId: string): Promise<JobRecord | undefined>;
+  /** @throws StoreRefusal bad_cursor */
   list(query: ListQuery): Promise<ListPage>;
+  /**
+   * Stores a job that a running job delegates, as running on the parent's node at `runEpoch` 1. Nobody follows
+   * it yet: a session does when the parent's `delegate` event gets its number.
+   *
+   * @throws StoreRefusal unknown_job, stale_run, job_ended, limit_exceeded
+   */
+  spawn(child: NewChild): Promise<void>;
   /**
    * Stores the wish to cancel as {@link RequestFacet.cancel} does, for whoever has no session; who may wish
    * it is the caller's affair. Of several wishes the first one's reason counts, so a repeat changes nothing.
@@ -501,6 +549,8 @@ export interface Store {
   readonly requests: RequestFacet;
   readonly jobs: JobFacet;
   readonly nodes: NodeFacet;
+  readonly credentials: CredentialFacet;
+  readonly questions: QuestionFacet;
   /** Opens the engine and brings the schema up to date. Called once, before all else. */
   start(): Promise<void>;
   /**

@@ -12,6 +12,7 @@ import {
   type AttachedSession,
   type AttachRequest,
   type ConnectionRef,
+  type DelegatedJob,
   type FollowRequest,
   type NewRun,
   type NewSession,
@@ -24,6 +25,8 @@ import {
   type SubmitRequest,
 } from "../store/store.ts";
 import type { ManualClock } from "./manual-clock.ts";
+import { credentialCases } from "./store-contract/credential-cases.ts";
+import { questionCases } from "./store-contract/question-cases.ts";
 
 /** A started, empty store of its own for one case. */
 export interface StoreFixture {
@@ -183,7 +186,7 @@ class Scene {
   /** Stores a run of a job of which every event is visible. */
   run(ref: ConnectionRef, jobId: string, firstSeq: number, firstN: number, lastN: number, given: Partial<NewRun> = {}) {
     const run = { firstSeq, count: lastN - firstN + 1, jobId, firstN, lastN, endsFollow: false, ...given };
-    return this.store.sessions.storeRuns(identity(ref), [run]);
+    return this.store.sessions.storeRuns(identity(ref), [run], frameChild);
   }
 
   /** Lets the janitor work until nothing is left, and answers what it removed. */
@@ -210,6 +213,9 @@ class Scene {
     return (await this.store.jobs.get(jobId))?.lastN ?? -1;
   }
 }
+
+/** What tells of a child, here just its payload. */
+const frameChild = (child: DelegatedJob): string => child.acceptedPayload;
 
 const identity = ({ sessionId, connectionEpoch }: ConnectionRef): ConnectionRef => ({ sessionId, connectionEpoch });
 
@@ -257,6 +263,8 @@ export function storeContract(
     retention(it);
     listing(it);
     nodes(it);
+    credentialCases(it);
+    questionCases(it);
     lifecycle(it);
   });
 }
@@ -276,6 +284,7 @@ function sessions(it: Case): void {
       ackedSeq: 0,
       follows: [],
       unprovenReplies: [],
+      owesChildren: false,
     });
     const resumed = await scene.attach("sess_1", 1, 2);
     assert.deepEqual(resumed, { ...session, connectionEpoch: 2 });
@@ -490,7 +499,7 @@ function runs(it: Case): void {
       { firstSeq: 5, count: 2, jobId: "job_2", firstN: 1, lastN: 2, endsFollow: false },
       { firstSeq: 7, count: 1, jobId: "job_1", firstN: 5, lastN: 5, endsFollow: false },
     ];
-    await scene.store.sessions.storeRuns(session, both);
+    await scene.store.sessions.storeRuns(session, both, frameChild);
     await refused("wrong_number", scene.run(session, "job_1", 9, 6, 7));
     await refused("wrong_number", scene.run(session, "job_1", 7, 6, 7));
     await scene.run(session, "job_1", 8, 6, 7);
@@ -532,7 +541,7 @@ function runs(it: Case): void {
       { firstSeq: 1, count: 2, jobId: "job_1", firstN: 1, lastN: 2, endsFollow: false },
       { firstSeq: 3, count: 2, jobId: "job_1", firstN: 2, lastN: 3, endsFollow: false },
     ];
-    await refused("wrong_number", scene.store.sessions.storeRuns(session, wrong));
+    await refused("wrong_number", scene.store.sessions.storeRuns(session, wrong, frameChild));
     assert.deepEqual(await scene.store.sessions.readRuns(session, 0, 10), []);
     await scene.run(session, "job_1", 1, 1, 4);
   });
@@ -754,6 +763,7 @@ function follows(it: Case): void {
       outcome: "followed",
       status: "running",
       already: false,
+      canCancel: false,
       positionN: 0,
       subscribedFrom: 1,
       traceId: "trace-job_1",
@@ -1271,8 +1281,12 @@ function listing(it: Case): void {
       await scene.submit(session, `job_${i}`);
     }
     const first = await scene.store.jobs.list({ principal: ALICE, limit: 2 });
-    assert.deepEqual([first.jobs.map((job) => job.jobId), first.nextCursor], [["job_4", "job_3"], "job_3"]);
-    const second = await scene.store.jobs.list({ principal: ALICE, limit: 3, cursor: "job_3" });
+    assert.deepEqual(
+      first.jobs.map((job) => job.jobId),
+      ["job_4", "job_3"],
+    );
+    assert.equal(first.nextCursor, first.jobs[1]?.cursor);
+    const second = await scene.store.jobs.list({ principal: ALICE, limit: 3, cursor: first.nextCursor });
     assert.deepEqual(
       [second.jobs.map((job) => job.jobId), second.nextCursor],
       [["job_2", "job_1", "job_0"], undefined],
@@ -1281,6 +1295,11 @@ function listing(it: Case): void {
       jobs: [],
       nextCursor: undefined,
     });
+    const everybodys = await scene.store.jobs.list({ principal: undefined, limit: 10, status: ["running"] });
+    assert.deepEqual(everybodys.jobs.map((job) => job.jobId).sort(), [...range(5).map((i) => `job_${i}`), "job_bob"]);
+    for (const cursor of ["job_3", "", "c", "c!", "c99999999999999"]) {
+      await refused("bad_cursor", scene.store.jobs.list({ principal: ALICE, limit: 3, cursor }));
+    }
   });
 
   it("[JOB-10] jobs are filtered by status, agent and time of creation", async (scene) => {
@@ -1352,8 +1371,8 @@ function listing(it: Case): void {
         { sessionId: "sess_2", connectionEpoch: 1 },
       ],
       jobs: [
-        { jobId: "job_1", lastN: 3, status: "running", runEpoch: 1, cancelReason: undefined },
-        { jobId: "job_2", lastN: 1, status: "success", runEpoch: 2, cancelReason: undefined },
+        { jobId: "job_1", lastN: 3, status: "running", runEpoch: 1, cancelReason: undefined, answers: 0 },
+        { jobId: "job_2", lastN: 1, status: "success", runEpoch: 2, cancelReason: undefined, answers: 0 },
       ],
     });
   });

@@ -271,6 +271,8 @@ export interface SpawnStdioOptions {
   termAfterMs?: number | undefined;
   /** How long it may go on after SIGTERM, before it gets SIGKILL. @default 2_000 */
   killAfterMs?: number | undefined;
+  /** Called with the child once it runs, for what a transport does not offer. */
+  onSpawn?: ((child: ChildProcess) => void) | undefined;
   /** @default systemClock */
   clock?: Clock | undefined;
 }
@@ -405,6 +407,7 @@ export async function spawnStdio(
   } catch (error) {
     throw new Error(`${command} could not be started: ${(error as Error).message}`, { cause: error });
   }
+  options.onSpawn?.(child);
   // Signals that could not be sent; the child's end is told by its exit.
   child.on("error", (error) => (logger ?? silentLogger).debug({ err: error }, "a child process failed"));
   const { stdin, stdout, stderr } = child;

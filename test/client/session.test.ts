@@ -5,6 +5,7 @@ import {
   connect,
   type JobEvent,
   type JobHandle,
+  questionOf,
   SessionClosedError,
   type SessionStatus,
 } from "../../src/client/index.ts";
@@ -373,6 +374,59 @@ test("[CLT-4] a repeated answer is ignored", async () => {
   connection.reply(one, "job.error", { code: "INTERNAL_ERROR", message: "late", retryable: true });
   connection.accept(two, "job_2");
   assert.deepEqual([(await first).id, (await second).id], ["job_1", "job_2"]);
+});
+
+test("[CLT-12] an answer resolves when it counts, and rejects with what the runtime says", async () => {
+  await using runtime = new ScriptedRuntime();
+  const { session, job, connection } = await runtime.openWithJob();
+  const answering = job.answer("q_1", { approve: true });
+  const sent = await connection.expect("x-vendor.holdfast.answer");
+  assert.deepEqual(sent.payload, { job_id: job.id, question_id: "q_1", answer: { approve: true } });
+  connection.reply(sent, "x-vendor.holdfast.answered", { job_id: job.id, question_id: "q_1", outcome: "accepted" });
+  assert.equal(await answering, undefined);
+  const late = session.answer(job.id, "q_1", null);
+  const again = await connection.expect("x-vendor.holdfast.answer");
+  const details = { code: "ALREADY_ANSWERED", question_id: "q_1" };
+  connection.reply(again, "session.error", { code: "INVALID_REQUEST", message: "no", retryable: false, details });
+  await assert.rejects(late, code("INVALID_REQUEST", "ALREADY_ANSWERED"));
+  assert.equal(session.status.state, "connected");
+});
+
+test("[CLT-12] an answer that was not told to count is sent again after the resume, the same to the byte", async () => {
+  await using runtime = new ScriptedRuntime();
+  const { session, job, connection } = await runtime.openWithJob();
+  const answering = session.answer(job.id, "q_1", 7);
+  const sent = await connection.expect("x-vendor.holdfast.answer");
+  connection.cut();
+  await settled();
+  const { connection: second } = await runtime.resume();
+  const again = await second.expect("x-vendor.holdfast.answer");
+  assert.equal(again.frame, sent.frame);
+  second.reply(again, "x-vendor.holdfast.answered", { job_id: job.id, question_id: "q_1", outcome: "accepted" });
+  await answering;
+});
+
+test("[CLT-12] a question is read from the event that asks it, and from no other", () => {
+  const event = (kind: string, body: unknown): JobEvent => ({ seq: 1, kind, body, ts: "" });
+  const body = { phase: "input_required", question_id: "q_1", message: "?", schema: { type: "null" }, to: "bob" };
+  assert.deepEqual(questionOf(event("status", body)), {
+    questionId: "q_1",
+    message: "?",
+    schema: { type: "null" },
+    to: "bob",
+  });
+  const bare = { phase: "input_required", question_id: "q_2", message: 7 };
+  assert.deepEqual(questionOf(event("status", bare)), {
+    questionId: "q_2",
+    message: "",
+    schema: undefined,
+    to: undefined,
+  });
+  for (const other of [null, "input_required", {}, { phase: "input_received", question_id: "q_1" }]) {
+    assert.equal(questionOf(event("status", other)), undefined);
+  }
+  assert.equal(questionOf(event("log", body)), undefined);
+  assert.equal(questionOf(event("status", { phase: "input_required", message: "?" })), undefined);
 });
 
 test("[CLT-11] a submit that is longer than a message may be is refused at once, and the session goes on", async () => {

@@ -44,6 +44,7 @@ const ANSWERS: Record<string, readonly string[]> = {
   "job.submit": ["job.accepted", "job.error", "session.error"],
   "job.cancel": ["job.cancelled", "job.error", "session.error"],
   "job.subscribe": ["job.subscribed", "session.error"],
+  "x-vendor.holdfast.answer": ["x-vendor.holdfast.answered", "session.error"],
 };
 /** An answer that names its request only where something is wrong. */
 const SILENT: readonly unknown[] = ["session.ping", "session.ack", "session.pong", "job.unsubscribe"];
@@ -54,8 +55,10 @@ function expectation(frame: string): { id: string | undefined; types: readonly s
   if (value === undefined) return { id: undefined, types: ["session.error"], least: 1 };
   const id = isId(value["id"]) ? value["id"] : undefined;
   const { type } = value;
-  const silent = SILENT.includes(type) || (typeof type === "string" && type.startsWith("x-vendor."));
-  const types = (typeof type === "string" && Object.hasOwn(ANSWERS, type) && ANSWERS[type]) || ["session.error"];
+  const answers = typeof type === "string" && Object.hasOwn(ANSWERS, type) ? ANSWERS[type] : undefined;
+  const isVendors = typeof type === "string" && type.startsWith("x-vendor.");
+  const silent = SILENT.includes(type) || (isVendors && answers === undefined);
+  const types = answers ?? ["session.error"];
   return { id, types, least: silent ? 0 : 1 };
 }
 

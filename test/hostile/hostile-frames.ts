@@ -133,6 +133,7 @@ const VALID: readonly { type: string; payload: object; rest?: object }[] = [
   { type: "job.cancel", payload: { job_id: "job_1" } },
   { type: "job.subscribe", payload: { job_id: "job_1", from_event_seq: 1, history: true } },
   { type: "job.unsubscribe", payload: { job_id: "job_1" } },
+  { type: "x-vendor.holdfast.answer", payload: { job_id: "job_1", question_id: "q_1", answer: { approve: true } } },
   {
     type: "session.hello",
     payload: { client: { name: "c", version: "1" }, auth: { scheme: "bearer", token: "alice" } },

@@ -5,7 +5,11 @@ import {
   type FinalStatus,
   type JobEvent,
   type JobHandle,
+  type JobQuestion,
   type JobsPage,
+  questionOf,
+  type ResultPiece,
+  type ResultReader,
   type ResumeState,
   type Session,
   type SessionStatus,
@@ -30,7 +34,16 @@ for await (const event of job) {
   expectType<number>()(event.seq);
   expectType<unknown>()(event.body);
 }
+const question = questionOf({ seq: 1, kind: "status", body: {}, ts: "" });
+expectType<JobQuestion | undefined>()(question);
+expectType<Promise<void>>()(job.answer("q_1", { approve: true }));
+expectType<Promise<void>>()(session.answer("job_1", "q_1", null, { signal: AbortSignal.abort() }));
+// @ts-expect-error an answer says something
+await job.answer("q_1");
 expectType<FinalStatus>()((await job.terminal).final_status);
+expectType<ResultReader>()(job.stream());
+expectType<ReadableStream<ResultPiece>>()(job.stream().readable);
+for await (const piece of job.stream()) expectType<string | Uint8Array<ArrayBuffer>>()(piece);
 // @ts-expect-error a handle is only read
 job.id = "other";
 

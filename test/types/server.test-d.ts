@@ -41,6 +41,14 @@ runtime.agent("typed", async (input, job) => {
   expectType<Promise<void>>()(job.progress({ current: 1, total: 3 }));
   await job.emit("log", { level: "info", message: "hello" });
   await job.emit("x-vendor.mine", { anything: [1] });
+  const out = job.stream({ contentType: "text/plain" });
+  expectType<Promise<void>>()(out.write("text").then(() => out.write(new Uint8Array())));
+  await new ReadableStream<string>().pipeTo(out.writable);
+  expectType<Promise<unknown>>()(job.ask({ message: "Go on?", schema: { type: "boolean" }, timeoutMs: 1, to: "bob" }));
+  // @ts-expect-error a question says something
+  await job.ask({ schema: true });
+  // @ts-expect-error there are two encodings
+  job.stream({ encoding: "hex" });
   // @ts-expect-error a log has a message
   await job.emit("log", { level: "info" });
   // @ts-expect-error no such level
@@ -52,6 +60,25 @@ runtime.agent("typed", async (input, job) => {
 });
 // @ts-expect-error an agent is a function
 runtime.agent("c", { run: () => 1 });
+
+const Thing = { parse: (value: unknown): { n: number } => ({ n: Number(value) }) };
+runtime.extension("x-vendor.acme.thing", {
+  schema: Thing,
+  handle: ({ n }, context) => {
+    expectType<number>()(n);
+    expectType<string>()(context.principal);
+    return { twice: 2 * n };
+  },
+  reply: "x-vendor.acme.thing_done",
+});
+runtime.extension("x-vendor.acme.plain", {
+  handle: (payload) => expectType<Record<string, unknown>>()(payload),
+});
+runtime.eventKind("x-vendor.acme.thing", { schema: Thing });
+// @ts-expect-error a message of one's own starts with x-vendor.
+runtime.extension("acme.thing", { handle: () => ({}) });
+// @ts-expect-error a kind is registered for its schema
+runtime.eventKind("x-vendor.acme.other", {});
 
 expectType<AgentHandler>()(burst);
 registerDemoAgents(runtime, { directory: "." });

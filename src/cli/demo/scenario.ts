@@ -190,11 +190,15 @@ export async function play(options: ScenarioOptions): Promise<Story> {
       endSeq: traffic.terminalSeq,
     });
   }
-  const survey = jobs.findLast(({ label, end }) => label.startsWith("survey") && end.final_status === "success");
+  let survey: SurveyReport | undefined;
+  for (const { agent, job, done } of recordings) {
+    if (agent !== "survey" || (await done).final_status !== "success") continue;
+    survey = JSON.parse(String(await job.result)) as SurveyReport;
+  }
   return {
     jobs,
     interruptions: wire.interruptions,
-    survey: survey?.end.result as SurveyReport | undefined,
+    survey,
     durationMs: clock.monotonic() - beganMs,
     counts: sumOf(counts),
   };

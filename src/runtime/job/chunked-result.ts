@@ -34,10 +34,11 @@ export class ChunkedResult {
     }
     this.#resultId = chunk.result_id;
     this.#next += 1;
-    this.#bytes +=
-      chunk.encoding === "base64" ? Math.floor((chunk.data.length * 3) / 4) : Buffer.byteLength(chunk.data, "utf8");
+    this.#bytes += bytesOf(chunk);
     if (this.#bytes > this.#maxBytes) {
-      throw new ArcpError("INTERNAL_ERROR", `The result is over ${this.#maxBytes} bytes.`);
+      throw new ArcpError("INTERNAL_ERROR", `The result is over ${this.#maxBytes} bytes.`, {
+        details: { limit: this.#maxBytes },
+      });
     }
     this.#complete = !chunk.more;
   }
@@ -45,11 +46,35 @@ export class ChunkedResult {
   /**
    * The terminal payload where the job sent its result in chunks, else `undefined`.
    *
-   * @throws ArcpError INTERNAL_ERROR when the last chunk is missing
+   * @param returned by the agent
+   * @param summary what the agent says of it in a line
+   * @throws ArcpError INTERNAL_ERROR when the last chunk is missing, or there is another result besides
    */
-  payload(): ResultPayload | undefined {
+  payload(returned: unknown, summary: string | undefined): ResultPayload | undefined {
     if (this.#resultId === undefined) return undefined;
     if (!this.#complete) throw new ArcpError("INTERNAL_ERROR", "The agent ended before its last result_chunk.");
-    return { final_status: "success", result_id: this.#resultId, result_size: this.#bytes };
+    if (returned !== undefined && returned !== null) {
+      throw new ArcpError(
+        "INTERNAL_ERROR",
+        "The agent sent its result in chunks and returned another; a job has one result.",
+      );
+    }
+    return {
+      final_status: "success",
+      result_id: this.#resultId,
+      result_size: this.#bytes,
+      ...(summary === undefined ? {} : { summary }),
+    };
   }
+}
+
+const BASE64 = /^[A-Za-z0-9+/]*={0,2}$/;
+
+/** @throws ArcpError INTERNAL_ERROR for data that is not of its encoding */
+function bytesOf({ data, encoding, chunk_seq: seq }: EventBody<"result_chunk">): number {
+  if (encoding === "utf8") return Buffer.byteLength(data);
+  if (data.length % 4 !== 0 || !BASE64.test(data)) {
+    throw new ArcpError("INTERNAL_ERROR", `body.data: chunk ${seq} is not base64 with its padding.`);
+  }
+  return (data.length / 4) * 3 - (data.endsWith("==") ? 2 : data.endsWith("=") ? 1 : 0);
 }

@@ -1,7 +1,8 @@
 import type { Clock } from "../../clock.ts";
 import type { Logger } from "../../logger.ts";
 import { ArcpError, type FinalStatus } from "../../protocol/index.ts";
-import type { AppendBatch, AppendResult, NewEvent, Store, StoreRefusal } from "../../store/store.ts";
+import { type AppendBatch, type AppendResult, type NewEvent, type Store, StoreRefusal } from "../../store/store.ts";
+import type { Masking } from "../credentials/masking.ts";
 import type { Wakeups } from "../wakeups.ts";
 import type { RecentEvents } from "./recent-events.ts";
 
@@ -59,6 +60,11 @@ export class JobLog {
     return this.#refusal;
   }
 
+  /** The newest event that was appended. */
+  get lastN(): number {
+    return this.#nextN - 1;
+  }
+
   get #unstored(): number {
     return this.#pending.length + this.#inFlight.length;
   }
@@ -68,7 +74,8 @@ export class JobLog {
    *
    * @throws ArcpError INTERNAL_ERROR when too much is not yet stored: the caller did not wait (JOB-16)
    */
-  append(kind: string, payload: string): Promise<void> {
+  append(kind: string, text: string): Promise<void> {
+    const payload = this.#writer.masked(text);
     if (this.#end !== undefined || this.#refusal !== undefined) {
       throw new ArcpError("CANCELLED", "The job has ended; nothing more can be emitted.");
     }
@@ -90,9 +97,17 @@ export class JobLog {
   /** Takes the terminal event; nothing follows it. Never refuses for lack of room. */
   end(status: FinalStatus, payload: string): void {
     if (this.#end !== undefined) throw new Error(`Job ${this.jobId} was ended twice.`);
-    this.#push(status === "success" ? "job.result" : "job.error", payload);
+    this.#push(status === "success" ? "job.result" : "job.error", this.#writer.masked(payload));
     this.#end = status;
     this.#writer.hurry(this);
+  }
+
+  /** The attempt is no longer this process's: what is not stored never will be, and nobody waits for it. */
+  abandon(reason: string): void {
+    this.#refusal ??= new StoreRefusal("stale_run", reason);
+    this.#pending = [];
+    this.#releaseAll();
+    this.#resolveClosed();
   }
 
   /** For the writer: the next batch, unless one is on its way. */
@@ -128,9 +143,14 @@ export class JobLog {
     }
     while (this.#waitingForRoom.length > 0 && this.#hasRoom()) this.#waitingForRoom.shift()?.();
     if (this.#unstored > 0) return true;
-    for (const resolve of this.#waitingForAll.splice(0)) resolve();
+    this.#releaseAll();
     if (this.#end !== undefined || this.#refusal !== undefined) this.#resolveClosed();
     return false;
+  }
+
+  #releaseAll(): void {
+    for (const resolve of this.#waitingForRoom.splice(0)) resolve();
+    for (const resolve of this.#waitingForAll.splice(0)) resolve();
   }
 
   #hasRoom(): boolean {
@@ -156,16 +176,30 @@ export class LogWriter {
   readonly #logger: Logger;
   readonly #recent: RecentEvents;
   readonly #wakeups: Wakeups;
+  readonly #masking: Masking;
   readonly #dirty = new Set<JobLog>();
   #scheduled = false;
   #stopped = false;
 
-  constructor(parts: { store: Store; clock: Clock; logger: Logger; recent: RecentEvents; wakeups: Wakeups }) {
+  constructor(parts: {
+    store: Store;
+    clock: Clock;
+    logger: Logger;
+    recent: RecentEvents;
+    wakeups: Wakeups;
+    masking: Masking;
+  }) {
     this.#store = parts.store;
     this.#clock = parts.clock;
     this.#logger = parts.logger;
     this.#recent = parts.recent;
     this.#wakeups = parts.wakeups;
+    this.#masking = parts.masking;
+  }
+
+  /** A payload as it may be stored: without a secret that is known (CRD-7). */
+  masked(payload: string): string {
+    return this.#masking.json(payload);
   }
 
   /** The store is about to be closed: what it does not take now is not tried again. */

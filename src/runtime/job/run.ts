@@ -1,4 +1,5 @@
 import type { Clock, Timer } from "../../clock.ts";
+import type { Authority } from "../../lease/index.ts";
 import type { Logger } from "../../logger.ts";
 import {
   ArcpError,
@@ -7,12 +8,23 @@ import {
   type FinalStatus,
   jobErrorPayload,
   type Lease,
+  newResultId,
   type ResultPayload,
 } from "../../protocol/index.ts";
-import type { AgentHandler } from "../agents.ts";
+import type { ToolRegistry } from "../acting/tools.ts";
+import type { AgentHandler, ResolvedAgent } from "../agents.ts";
+import { JobCredentials } from "../credentials/job-credentials.ts";
+import type { CredentialKeeper } from "../credentials/keeper.ts";
+import type { EventKinds } from "../event-kinds.ts";
+import type { OpenQuestions, Question } from "../questions/open-questions.ts";
+import type { JobTrace, SpanAttributes } from "../tracing/tracing.ts";
 import { ChunkedResult } from "./chunked-result.ts";
 import { JobContext } from "./context.ts";
+import { CostMeter } from "./cost-meter.ts";
+import type { Delegated, DelegateOptions } from "./delegated.ts";
+import type { ChildRun, Delegation, JobOutcome } from "./delegation.ts";
 import type { JobLog } from "./log-writer.ts";
+import { JobResultStream, type ResultStream, type StreamOptions } from "./result-stream.ts";
 
 /** What an event or a result may come to as JSON, in bytes of UTF-8: a frame has to hold it. */
 const MAX_PAYLOAD_BYTES = 1024 * 1024;
@@ -28,9 +40,18 @@ export interface RunParts {
   input: unknown;
   principal: string;
   traceId: string;
+  trace: JobTrace;
   lease: Lease;
+  authority: Authority;
   /** Wall milliseconds. */
   leaseExpiresAt: number | undefined;
+  /** 0 for a job that a session submitted, one more for each delegation above it. */
+  depth: number;
+  delegation: Delegation;
+  tools: ToolRegistry;
+  questions: OpenQuestions;
+  kinds: EventKinds;
+  credentials: CredentialKeeper;
   maxRuntimeMs: number | undefined;
   cancelGraceMs: number;
   maxResultBytes: number;
@@ -57,13 +78,25 @@ export class JobRun {
   readonly principal: string;
   readonly traceId: string;
   readonly lease: Lease;
+  readonly authority: Authority;
+  readonly depth: number;
+  readonly tools: ToolRegistry;
+  readonly credentials: JobCredentials;
   readonly clock: Clock;
   /** Settles when the terminal event is stored, or the store took the job away. */
   readonly closed: Promise<void>;
   readonly #parts: RunParts;
   readonly #abort = new AbortController();
   readonly #chunks: ChunkedResult;
+  #stream: JobResultStream | undefined;
+  readonly #cost: CostMeter | undefined;
   readonly #deadlines: Timer[] = [];
+  readonly #children = new Set<ChildRun>();
+  /** The names that the agent has given to its delegations. */
+  readonly #delegations = new Set<string>();
+  /** Delegations that were admitted, and whose child has yet to be adopted. */
+  delegationsUnderWay = 0;
+  #outcome: JobOutcome | undefined;
   #state: RunState = { phase: "working" };
 
   constructor(parts: RunParts) {
@@ -73,13 +106,24 @@ export class JobRun {
     this.principal = parts.principal;
     this.traceId = parts.traceId;
     this.lease = parts.lease;
+    this.authority = parts.authority;
+    this.depth = parts.depth;
+    this.tools = parts.tools;
+    this.credentials = new JobCredentials(parts.credentials, this.jobId, (body) => this.emit("status", body));
     this.clock = parts.clock;
     this.closed = parts.log.closed;
     this.#chunks = new ChunkedResult(parts.maxResultBytes);
+    // Whoever has no budget of its own spends its parent's.
+    this.#cost =
+      Object.keys(parts.authority.budget.remaining()).length === 0 ? undefined : new CostMeter(parts.authority.budget);
   }
 
   get signal(): AbortSignal {
     return this.#abort.signal;
+  }
+
+  get traceparent(): string {
+    return this.#parts.trace.traceparent;
   }
 
   get runEpoch(): number {
@@ -102,9 +146,18 @@ export class JobRun {
     void this.#work();
   }
 
+  /** How the job ended, once it has and its end is stored. */
+  get outcome(): JobOutcome | undefined {
+    return this.#parts.log.refusal === undefined ? this.#outcome : undefined;
+  }
+
+  get liveChildren(): number {
+    return this.#children.size;
+  }
+
   /** Appends one event (see `JobContext.emit`). */
   emit(kind: string, body: unknown): Promise<void> {
-    const emitted = this.#emit(kind, body);
+    const emitted = kind === "delegate" ? this.#delegateByEvent(body) : this.append(kind, body);
     // An agent that awaits nothing would otherwise end the process with an unhandled rejection.
     emitted.catch((error: unknown) => {
       this.#parts.logger.debug({ err: error, job_id: this.jobId, agent: this.agent, kind }, "emit rejected");
@@ -112,8 +165,87 @@ export class JobRun {
     return emitted;
   }
 
-  async #emit(kind: string, body: unknown): Promise<void> {
+  /** The one check of everything that needs authority (LEA-9). Returns the canonical target. */
+  authorize(capability: string, target: string): string {
+    // Code that is left over when the job has ended has no authority any more.
+    if (this.#state.phase === "ended") throw new ArcpError("CANCELLED", "The job has ended; it may do nothing more.");
+    return this.authority.check(capability, target, this.clock.wall());
+  }
+
+  /** An agent may be granted with its version or without. */
+  authorizeAgent({ name, label }: ResolvedAgent): void {
+    try {
+      this.authorize("agent.delegate", label);
+    } catch (error) {
+      if (!(error instanceof ArcpError) || error.code !== "PERMISSION_DENIED") throw error;
+      this.authorize("agent.delegate", name);
+    }
+  }
+
+  /** Starts a child (see `JobContext.delegate`). */
+  delegate(agent: string, input: unknown, options: DelegateOptions): Promise<Delegated> {
+    if (this.#state.phase !== "working") {
+      return Promise.reject(new ArcpError("CANCELLED", "The job has ended or was stopped; it delegates nothing more."));
+    }
+    const delegated = this.operation("agent.delegate", { "arcp.delegate.agent": agent }, () =>
+      this.#parts.delegation.start(this, agent, input, options),
+    );
+    // An agent that awaits nothing would otherwise end the process with an unhandled rejection.
+    delegated.catch(() => undefined);
+    return delegated;
+  }
+
+  /** Takes note of a delegation's name. @returns false when it is taken */
+  nameDelegation(delegateId: string): boolean {
+    if (this.#delegations.has(delegateId)) return false;
+    this.#delegations.add(delegateId);
+    return true;
+  }
+
+  /** A delegation of that name came to nothing. */
+  unnameDelegation(delegateId: string): void {
+    this.#delegations.delete(delegateId);
+  }
+
+  /** A child that this job has started: it does not outlive its parent. */
+  adopt(child: ChildRun): void {
+    this.#children.add(child);
+    void child.closed.then(() => this.#children.delete(child));
+    if (this.#state.phase !== "working") this.#stopChildren();
+  }
+
+  async #delegateByEvent(body: unknown): Promise<void> {
+    checkEventBody("delegate", body);
+    const { delegate_id, agent, input, lease_request, lease_constraints } = body as EventBody<"delegate">;
+    await this.delegate(agent, input, {
+      delegateId: delegate_id,
+      lease: lease_request,
+      expiresAt: lease_constraints?.expires_at,
+    });
+  }
+
+  #stopChildren(): void {
+    for (const child of this.#children) {
+      child.stop(new ArcpError("CANCELLED", "The job that delegated it has ended or was stopped."));
+    }
+  }
+
+  /** Appends one event as it is; a cost is charged first. */
+  append(kind: string, body: unknown): Promise<void> {
+    if (kind === "metric" && this.#cost !== undefined) return this.#appendMetric(this.#cost, body);
+    return this.#append(kind, body);
+  }
+
+  async #appendMetric(cost: CostMeter, body: unknown): Promise<void> {
+    checkEventBody("metric", body);
+    const remaining = cost.take(body as EventBody<"metric">);
+    await this.#append("metric", body);
+    for (const metric of remaining) await this.#append("metric", metric);
+  }
+
+  async #append(kind: string, body: unknown): Promise<void> {
     checkEventBody(kind, body);
+    this.#parts.kinds.check(kind, body);
     const payload = JSON.stringify({ kind, ts: new Date(this.clock.wall()).toISOString(), body });
     if (isLonger(payload, MAX_PAYLOAD_BYTES + SPARE_BYTES)) {
       throw new ArcpError(
@@ -134,6 +266,28 @@ export class JobRun {
     return this.#parts.log.flush();
   }
 
+  /** Opens the result for writing in pieces (see `JobContext.stream`). */
+  stream(options: StreamOptions | undefined): ResultStream {
+    if (this.#stream !== undefined) {
+      throw new ArcpError("INTERNAL_ERROR", "The agent opened a second result stream; a job has one result.");
+    }
+    this.#stream = new JobResultStream(
+      { resultId: newResultId(), signal: this.signal, emit: (body) => this.emit("result_chunk", body) },
+      options,
+    );
+    return this.#stream;
+  }
+
+  /** Carries out one operation under a span of its own. */
+  operation<T>(name: string, attributes: SpanAttributes, work: () => Promise<T>): Promise<T> {
+    return this.#parts.trace.operation(name, attributes, work);
+  }
+
+  /** Asks, and waits for the answer (see `JobContext.ask`). */
+  ask(question: Question): Promise<unknown> {
+    return this.#parts.questions.ask(this, question);
+  }
+
   /**
    * Tells the agent to stop and, when it has unwound or the grace is over, ends the job with `cause`.
    * The first cause counts.
@@ -146,6 +300,7 @@ export class JobRun {
     });
     this.#enter({ phase: "stopping", cause, grace });
     this.#abort.abort(cause);
+    this.#stopChildren();
   }
 
   /** Ends the job at once with `cause`, whatever the agent does. */
@@ -159,13 +314,18 @@ export class JobRun {
   drop(reason: string): void {
     if (this.#state.phase === "ended") return;
     this.#enter({ phase: "ended" });
+    this.#parts.trace.ended("lost");
     this.#abort.abort(new ArcpError("INTERNAL_ERROR", reason));
+    this.#stopChildren();
+    this.#parts.log.abandon(reason);
   }
 
   async #work(): Promise<void> {
     let result: unknown;
     try {
-      result = await this.#parts.handler(this.#parts.input, new JobContext(this));
+      const { trace, handler, input } = this.#parts;
+      result = await trace.run(() => handler(input, new JobContext(this)));
+      if (this.#stream !== undefined) await this.#stream.end();
     } catch (error) {
       this.#unwound(error);
       return;
@@ -173,7 +333,8 @@ export class JobRun {
     if (this.#state.phase === "stopping") this.#fail(this.#state.cause);
     if (this.#state.phase === "ended") return;
     try {
-      const payload: ResultPayload = this.#chunks.payload() ?? { final_status: "success", result: result ?? null };
+      const streamed = this.#chunks.payload(result, this.#stream?.summary);
+      const payload: ResultPayload = streamed ?? { final_status: "success", result: result ?? null };
       const text = JSON.stringify(payload);
       if (isLonger(text, MAX_PAYLOAD_BYTES)) {
         throw new ArcpError(
@@ -181,6 +342,7 @@ export class JobRun {
           `The result of ${Buffer.byteLength(text)} bytes is over ${MAX_PAYLOAD_BYTES}; send it in result_chunk events.`,
         );
       }
+      this.#outcome = { payload: text, lastN: this.#parts.log.lastN + 1 };
       this.#end("success", text);
     } catch (error) {
       this.#unwound(error);
@@ -207,7 +369,8 @@ export class JobRun {
 
   #fail(cause: ArcpError): void {
     const { status, text } = this.#errorText(cause) ?? (this.#errorText(this.#neutral()) as ErrorText);
-    this.#end(status, text);
+    this.#outcome = cause;
+    this.#end(status, text, cause);
   }
 
   /** The terminal payload of a failure; `undefined` for one that is not JSON or is too large, as an agent's may be. */
@@ -227,9 +390,11 @@ export class JobRun {
     return new ArcpError("INTERNAL_ERROR", `Agent "${this.agent}" failed; the runtime's log says why.`);
   }
 
-  #end(status: FinalStatus, payload: string): void {
+  #end(status: FinalStatus, payload: string, cause?: ArcpError): void {
     this.#enter({ phase: "ended" });
+    this.#parts.trace.ended(status, cause);
     this.#parts.log.end(status, payload);
+    this.#stopChildren();
   }
 
   #deadline(delayMs: number, cause: () => ArcpError): void {

@@ -1,17 +1,43 @@
 import { type Clock, sleep } from "../../clock.ts";
+import { Authority } from "../../lease/index.ts";
 import type { Logger } from "../../logger.ts";
 import { ArcpError } from "../../protocol/index.ts";
 import type { NewJob, SweepAnswer } from "../../store/store.ts";
+import type { ToolRegistry } from "../acting/tools.ts";
 import type { ResolvedAgent } from "../agents.ts";
+import type { CredentialKeeper } from "../credentials/keeper.ts";
+import type { EventKinds } from "../event-kinds.ts";
+import type { OpenQuestions } from "../questions/open-questions.ts";
+import { traceParentOf } from "../tracing/traceparent.ts";
+import type { Tracing } from "../tracing/tracing.ts";
+import { Delegation, type DelegationParts, type ParentRun } from "./delegation.ts";
 import { JobLog, type LogWriter } from "./log-writer.ts";
 import type { RecentEvents } from "./recent-events.ts";
 import { JobRun } from "./run.ts";
+
+/** A job that the store has just taken as this node's, at `runEpoch` 1. */
+export interface JobStart {
+  job: NewJob;
+  agent: ResolvedAgent;
+  input: unknown;
+  principal: string;
+  /** Of a delegated job, with its part of its parent's authority. */
+  parent?: { run: ParentRun; authority: Authority };
+  /** Of a submitted job. */
+  origin?: { sessionId: string; traceparent: string | undefined };
+}
 
 /** The jobs that this process runs. */
 export class RunningJobs {
   readonly #writer: LogWriter;
   readonly #recent: RecentEvents;
   readonly #limits: { cancelGraceMs: number; maxResultBytes: number };
+  readonly #delegation: Delegation;
+  readonly #tracing: Tracing;
+  readonly #tools: ToolRegistry;
+  readonly #questions: OpenQuestions;
+  readonly #kinds: EventKinds;
+  readonly #credentials: CredentialKeeper;
   readonly #clock: Clock;
   readonly #logger: Logger;
   readonly #runs = new Map<string, JobRun>();
@@ -23,6 +49,12 @@ export class RunningJobs {
     recent: RecentEvents;
     cancelGraceMs: number;
     maxResultBytes: number;
+    tracing: Tracing;
+    delegation: Omit<DelegationParts, "recent" | "credentials" | "clock" | "start">;
+    tools: ToolRegistry;
+    questions: OpenQuestions;
+    kinds: EventKinds;
+    credentials: CredentialKeeper;
     clock: Clock;
     logger: Logger;
   }) {
@@ -31,6 +63,19 @@ export class RunningJobs {
     this.#limits = { cancelGraceMs: parts.cancelGraceMs, maxResultBytes: parts.maxResultBytes };
     this.#clock = parts.clock;
     this.#logger = parts.logger;
+    this.#tracing = parts.tracing;
+    this.#tools = parts.tools;
+    this.#questions = parts.questions;
+    this.#kinds = parts.kinds;
+    this.#credentials = parts.credentials;
+    this.#delegation = new Delegation({
+      ...parts.delegation,
+      recent: parts.recent,
+      credentials: parts.credentials,
+      clock: parts.clock,
+      start: ({ parent, authority, ...child }) =>
+        this.start({ ...child, principal: parent.principal, parent: { run: parent, authority } }),
+    });
   }
 
   get size(): number {
@@ -51,8 +96,8 @@ export class RunningJobs {
     void submit.finally(() => this.#admissions.delete(submit));
   }
 
-  /** Starts a job that the store has just taken as this node's, at `runEpoch` 1. */
-  start(job: NewJob, agent: ResolvedAgent, input: unknown, principal: string): void {
+  start({ job, agent, input, principal, parent, origin }: JobStart): JobRun {
+    const authority = parent?.authority ?? new Authority({ lease: job.lease, expiresAtMs: job.leaseExpiresAt });
     const run = new JobRun({
       log: new JobLog(this.#writer, job.jobId, 1, 0),
       agent: agent.label,
@@ -60,8 +105,24 @@ export class RunningJobs {
       input,
       principal,
       traceId: job.traceId,
+      trace: this.#tracing.jobStarted({
+        jobId: job.jobId,
+        agent: agent.label,
+        sessionId: origin?.sessionId,
+        parentJobId: parent?.run.jobId,
+        parent: traceParentOf(job.traceId, parent?.run.traceparent ?? origin?.traceparent),
+        lease: job.lease,
+        leaseExpiresAt: job.leaseExpiresAt,
+      }),
       lease: job.lease,
+      authority,
       leaseExpiresAt: job.leaseExpiresAt,
+      depth: parent === undefined ? 0 : parent.run.depth + 1,
+      delegation: this.#delegation,
+      tools: this.#tools,
+      questions: this.#questions,
+      kinds: this.#kinds,
+      credentials: this.#credentials,
       maxRuntimeMs: job.maxRuntimeMs,
       ...this.#limits,
       clock: this.#clock,
@@ -72,8 +133,11 @@ export class RunningJobs {
     void run.closed.then(() => {
       this.#runs.delete(job.jobId);
       run.drop("The store has given the job to somebody else.");
+      this.#credentials.release(job.jobId);
+      authority.budget.settle();
     });
     run.start();
+    return run;
   }
 
   /** Tells a job to stop. Answers whether it runs here. */
@@ -92,6 +156,7 @@ export class RunningJobs {
       if (runEpoch !== run.runEpoch) {
         this.#runs.delete(jobId);
         run.drop("The job was ended by somebody else.");
+        this.#credentials.release(jobId);
         this.#recent.forget(jobId);
       } else if (cancelReason !== undefined) {
         this.cancel(jobId, cancelReason ?? undefined);
@@ -103,6 +168,7 @@ export class RunningJobs {
   dropAll(reason: string): void {
     for (const [jobId, run] of this.#runs) {
       run.drop(reason);
+      this.#credentials.release(jobId);
       this.#recent.forget(jobId);
     }
     this.#runs.clear();

@@ -6,7 +6,6 @@ import {
   type Envelope,
   ERROR_TABLE,
   encodeMessage,
-  type Feature,
   IN_REPLY_TO,
   negotiate,
   newMessageId,
@@ -14,6 +13,7 @@ import {
   parseEnvelope,
   parsePayload,
   type RequestPayload,
+  type TypeDisposition,
   type WelcomePayload,
 } from "../../protocol/index.ts";
 import {
@@ -26,9 +26,16 @@ import {
 import type { Transport } from "../../transport/transport.ts";
 import type { AgentRegistry } from "../agents.ts";
 import type { Identity } from "../auth.ts";
+import type { CredentialKeeper } from "../credentials/keeper.ts";
+import type { Masking } from "../credentials/masking.ts";
+import { holdsCredentials, revealEvent, revealReply } from "../credentials/reveal.ts";
+import type { Extensions } from "../extensions.ts";
 import type { RecentEvents } from "../job/recent-events.ts";
 import type { RunningJobs } from "../job/running-jobs.ts";
+import type { JobDesk } from "../job-desk.ts";
 import type { Settings } from "../options.ts";
+import type { Answering } from "../questions/answering.ts";
+import type { SessionTrace } from "../tracing/tracing.ts";
 import type { Wakeups } from "../wakeups.ts";
 import { Heartbeat } from "./heartbeat.ts";
 import { InboundRate } from "./inbound-rate.ts";
@@ -36,18 +43,6 @@ import { ReplyQueue } from "./reply-queue.ts";
 import { Requests } from "./requests.ts";
 import { hashToken, newResumeToken } from "./resume-token.ts";
 import { Tail } from "./tail.ts";
-
-/** What this build can do; the rest of the draft's features come with the parts that keep them. */
-const OFFERED: readonly Feature[] = [
-  "heartbeat",
-  "ack",
-  "list_jobs",
-  "subscribe",
-  "lease_expires_at",
-  "progress",
-  "result_chunk",
-  "agent_versions",
-];
 
 /** What a peer may send before its welcome (SES-20): a hello and some noise. */
 const MAX_EARLY_FRAMES = 100;
@@ -63,6 +58,11 @@ export interface ConnectionParts {
   settings: Settings;
   agents: AgentRegistry;
   jobs: RunningJobs;
+  extensions: Extensions;
+  credentials: CredentialKeeper;
+  masking: Masking;
+  answering: Answering;
+  desk: JobDesk;
   recent: RecentEvents;
   wakeups: Wakeups;
   nodeId(): string;
@@ -82,6 +82,7 @@ interface Attachment {
   readonly rate: InboundRate;
   readonly heartbeat: Heartbeat | undefined;
   readonly expiry: Timer | undefined;
+  readonly trace: SessionTrace;
 }
 
 /**
@@ -217,9 +218,13 @@ export class Connection {
     );
   }
 
+  #classify(envelope: Envelope): TypeDisposition {
+    return classifyType(envelope, (type) => this.#parts.extensions.has(type));
+  }
+
   /** A message that came too fast (SES-16). What has no answer and what ends the connection are no burden. */
   #refuse(attachment: Attachment, envelope: Envelope): void {
-    const disposition = classifyType(envelope);
+    const disposition = this.#classify(envelope);
     if (disposition.kind === "drop") return;
     switch (disposition.type) {
       case "session.pong":
@@ -256,7 +261,7 @@ export class Connection {
 
   #dispatch(attachment: Attachment, envelope: Envelope, chars: number): void {
     const { session, replies, tail } = attachment;
-    const disposition = classifyType(envelope);
+    const disposition = this.#classify(envelope);
     if (disposition.kind === "drop") return;
     if (envelope.session_id !== undefined && envelope.session_id !== session.sessionId) {
       throw new ArcpError(
@@ -388,7 +393,7 @@ export class Connection {
             principal: identity.principal,
             clientName: hello.client.name,
             clientVersion: hello.client.version,
-            features: negotiate(OFFERED, hello.capabilities?.features),
+            features: negotiate(settings.features, hello.capabilities?.features),
             tokenHash: hashToken(token),
             nodeId: this.#parts.nodeId(),
             resumeWindowMs: settings.resumeWindowSec * 1000,
@@ -415,9 +420,12 @@ export class Connection {
   }
 
   #attach(session: AttachedSession, lastEventSeq: number, token: string, identity: Identity): void {
-    const { settings, agents, recent, wakeups } = this.#parts;
+    const { settings, agents, credentials, recent, wakeups } = this.#parts;
     const { clock, logger, store } = settings;
-    const replies = new ReplyQueue((frame) => this.#transmit(frame));
+    const replies = new ReplyQueue(
+      (frame) => this.#transmit(frame),
+      (frame) => revealReply(credentials, session, frame),
+    );
     const tail = new Tail({
       session,
       lastEventSeq,
@@ -429,6 +437,9 @@ export class Connection {
       clock,
       logger,
       backPressureThreshold: settings.backPressureThreshold,
+      reveal: session.features.includes("provisioned_credentials")
+        ? (jobId, event) => revealEvent(credentials, session, jobId, event)
+        : undefined,
       onFailure: (error) => this.#tailFailed(error),
     });
     const heartbeat = session.features.includes("heartbeat") ? this.#heartbeat() : undefined;
@@ -439,9 +450,11 @@ export class Connection {
             this.#fail(new ArcpError("UNAUTHENTICATED", "The token has expired; connect again with a new one."));
           });
     const rate = new InboundRate(clock, settings.maxMessagesPerSecond);
+    const { sessionId, clientName } = session;
+    const trace = settings.tracing.sessionStarted({ sessionId, clientName, resumed: session.connectionEpoch > 1 });
     this.#enter({
       phase: "attached",
-      attachment: { session, replies, tail, requests: undefined, rate, heartbeat, expiry },
+      attachment: { session, replies, tail, requests: undefined, rate, heartbeat, expiry, trace },
     });
     this.#parts.attached(this);
     this.#onWelcome?.();
@@ -460,12 +473,19 @@ export class Connection {
       },
     };
     this.#send("session.welcome", welcome);
-    this.#transport.send(session.unprovenReplies);
-    void tail.run();
+    if (!session.unprovenReplies.some(holdsCredentials)) {
+      this.#transport.send(session.unprovenReplies);
+    } else {
+      for (const frame of session.unprovenReplies) replies.push(frame);
+    }
+    const sent = replies.barrier();
+    if (sent === undefined) void tail.run();
+    else void sent.then(() => tail.run());
   }
 
   #requests(attachment: Attachment): Requests {
-    const { settings, agents, jobs, nodeId, accepting } = this.#parts;
+    const { settings, agents, jobs, extensions, credentials, masking, answering, desk, nodeId, accepting } =
+      this.#parts;
     const { clock, logger } = settings;
     const { session, replies, tail } = attachment;
     attachment.requests ??= new Requests({
@@ -473,6 +493,11 @@ export class Connection {
       settings,
       agents,
       jobs,
+      extensions,
+      credentials,
+      masking,
+      answering,
+      desk,
       replies,
       tail,
       clock,
@@ -487,11 +512,12 @@ export class Connection {
 
   #heartbeat(): Heartbeat {
     const { clock, heartbeatIntervalSec } = this.#parts.settings;
-    return new Heartbeat({
-      clock,
-      intervalMs: heartbeatIntervalSec * 1000,
-      ping: () => this.#send("session.ping", { nonce: newMessageId(), sent_at: new Date(clock.wall()).toISOString() }),
-      lost: () => this.#fail(new ArcpError("HEARTBEAT_LOST", "Nothing was heard for two heartbeat intervals.")),
+    return new Heartbeat(clock, heartbeatIntervalSec * 1000, (what) => {
+      if (what === "ping") {
+        this.#send("session.ping", { nonce: newMessageId(), sent_at: new Date(clock.wall()).toISOString() });
+      } else {
+        this.#fail(new ArcpError("HEARTBEAT_LOST", "Nothing was heard for two heartbeat intervals."));
+      }
     });
   }
 
@@ -585,11 +611,12 @@ export class Connection {
     if (phase === "closed") throw new Error(`A closed connection cannot be ${next.phase}.`);
     if (this.#state.phase === "greeting" || this.#state.phase === "opening") this.#state.timeout.cancel();
     if (this.#state.phase === "attached") {
-      const { tail, replies, heartbeat, expiry } = this.#state.attachment;
+      const { tail, replies, heartbeat, expiry, trace } = this.#state.attachment;
       tail.close();
       replies.close();
       heartbeat?.stop();
       expiry?.cancel();
+      trace.ended();
     }
     this.#state = next;
   }
@@ -600,6 +627,8 @@ export class Connection {
 
   /** Sends to a peer that reads. One that goes on asking and does not read its answers is cut off (SES-17). */
   #transmit(frame: string): void {
+    // Answers that were under way when the connection ended have nowhere to go.
+    if (this.#state.phase === "closed") return;
     const { maxUnreadBytes, logger } = this.#parts.settings;
     // The tail has its own measure, and a single event may be larger than this one: both must be passed.
     const buffered = this.#transport.bufferedBytes;

@@ -7,17 +7,16 @@ import type { Clock, Timer } from "../../clock.ts";
 export class Heartbeat {
   readonly #clock: Clock;
   readonly #intervalMs: number;
-  readonly #ping: () => void;
-  readonly #lost: () => void;
+  readonly #due: (what: "ping" | "lost") => void;
   #lastInbound: number;
   #timer: Timer | undefined;
 
-  constructor(options: { clock: Clock; intervalMs: number; ping: () => void; lost: () => void }) {
-    this.#clock = options.clock;
-    this.#intervalMs = options.intervalMs;
-    this.#ping = options.ping;
-    this.#lost = options.lost;
-    this.#lastInbound = options.clock.monotonic();
+  /** @param due called when a ping is to be sent; and once, when the peer is lost */
+  constructor(clock: Clock, intervalMs: number, due: (what: "ping" | "lost") => void) {
+    this.#clock = clock;
+    this.#intervalMs = intervalMs;
+    this.#due = due;
+    this.#lastInbound = clock.monotonic();
     this.#schedule(this.#intervalMs);
   }
 
@@ -39,14 +38,14 @@ export class Heartbeat {
     const idleMs = this.#clock.monotonic() - this.#lastInbound;
     if (idleMs > 2 * this.#intervalMs) {
       this.#timer = undefined;
-      this.#lost();
+      this.#due("lost");
       return;
     }
     if (idleMs < this.#intervalMs) {
       this.#schedule(this.#intervalMs - idleMs);
       return;
     }
-    this.#ping();
+    this.#due("ping");
     this.#schedule(this.#intervalMs / 2);
   }
 }

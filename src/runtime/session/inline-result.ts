@@ -4,12 +4,15 @@ import { type NewEvent, StoreRefusal } from "../../store/store.ts";
 interface ChunkBody {
   data: string;
   encoding: "utf8" | "base64";
+  content_type?: string;
 }
 
 /** A chunked result in one piece: text, or base64 where the agent sent bytes. */
 export interface WholeResult {
   result: string;
   encoding: "utf8" | "base64";
+  /** What the agent said that it is, with the first chunk. */
+  contentType: string | undefined;
 }
 
 /** The log that the chunks lie in. */
@@ -52,21 +55,23 @@ async function chunksOf(log: ChunkLog, afterN: number, throughN: number): Promis
 }
 
 function joined(chunks: readonly ChunkBody[]): WholeResult {
+  const contentType = chunks[0]?.content_type;
   if (chunks.some(({ encoding }) => encoding === "base64")) {
     const bytes = Buffer.concat(chunks.map(({ data, encoding }) => Buffer.from(data, encoding)));
-    return { result: bytes.toString("base64"), encoding: "base64" };
+    return { result: bytes.toString("base64"), encoding: "base64", contentType };
   }
   // Text is joined as it is: a character may be cut in two between two chunks.
-  return { result: chunks.map(({ data }) => data).join(""), encoding: "utf8" };
+  return { result: chunks.map(({ data }) => data).join(""), encoding: "utf8", contentType };
 }
 
 /**
  * The terminal payload for a session without `result_chunk`: the chunks put together, as text, or as
- * base64 where the agent sent bytes (SES-5). The same at every sending, since the chunks are.
+ * base64 where the agent sent bytes, which `result_encoding` says then (SES-5). The same at every sending,
+ * since the chunks are.
  */
 export async function inlineResult(payload: string, throughN: number, log: ChunkLog): Promise<string> {
   const { result_id, result_size, ...rest } = JSON.parse(payload) as ResultPayload;
   if (result_id === undefined) return payload;
-  const { result } = await wholeResult(log, throughN);
-  return JSON.stringify({ ...rest, result });
+  const { result, encoding } = await wholeResult(log, throughN);
+  return JSON.stringify({ ...rest, result, ...(encoding === "base64" ? { result_encoding: encoding } : {}) });
 }

@@ -4,8 +4,12 @@ export interface ReplySlot {
   /** What the slot keeps in memory: its request's frame, then its own. */
   chars: number;
   settled: boolean;
+  /** Its frame waits for what is put in at sending (CRD-8). */
+  incomplete: boolean;
   /** Called right after the frame was handed to the transport. */
   onSent: (() => void) | undefined;
+  /** Wait for this slot to be sent. */
+  barriers: (() => void)[] | undefined;
 }
 
 /**
@@ -15,14 +19,15 @@ export interface ReplySlot {
  */
 export class ReplyQueue {
   readonly #send: (frame: string) => void;
+  readonly #complete: (frame: string) => string | Promise<string>;
   readonly #slots: ReplySlot[] = [];
-  /** Each waits for the slot that was the newest when it came. */
-  readonly #barriers: { after: ReplySlot; resolve: () => void }[] = [];
   #closed = false;
   #heldChars = 0;
 
-  constructor(send: (frame: string) => void) {
+  /** @param complete puts in what no stored frame holds; most frames come back as they are, and at once */
+  constructor(send: (frame: string) => void, complete: (frame: string) => string | Promise<string>) {
     this.#send = send;
+    this.#complete = complete;
   }
 
   /** Answers that are being worked on. */
@@ -37,7 +42,14 @@ export class ReplyQueue {
 
   /** @param chars the length of the request's frame */
   reserve(chars = 0): ReplySlot {
-    const slot: ReplySlot = { frame: undefined, chars, settled: false, onSent: undefined };
+    const slot: ReplySlot = {
+      frame: undefined,
+      chars,
+      settled: false,
+      incomplete: false,
+      onSent: undefined,
+      barriers: undefined,
+    };
     this.#slots.push(slot);
     this.#heldChars += chars;
     return slot;
@@ -46,18 +58,31 @@ export class ReplyQueue {
   /** Gives a slot its frame (or none) and sends all that is now at the head. What comes after that is dropped. */
   settle(slot: ReplySlot, frame: string | undefined, onSent?: () => void): void {
     if (slot.settled) return;
-    slot.frame = frame;
     slot.onSent = onSent;
     slot.settled = true;
+    const complete = frame === undefined ? undefined : this.#complete(frame);
+    if (!(complete instanceof Promise)) {
+      this.#fill(slot, complete);
+      return;
+    }
+    slot.incomplete = true;
+    void complete.then((whole) => {
+      slot.incomplete = false;
+      this.#fill(slot, whole);
+    });
+  }
+
+  #fill(slot: ReplySlot, frame: string | undefined): void {
+    slot.frame = frame;
     this.#heldChars -= slot.chars;
     slot.chars = frame?.length ?? 0;
     this.#heldChars += slot.chars;
-    for (let head = this.#slots[0]; head?.settled === true; head = this.#slots[0]) {
+    for (let head = this.#slots[0]; head?.settled === true && !head.incomplete; head = this.#slots[0]) {
       this.#slots.shift();
       this.#heldChars -= head.chars;
       if (head.frame !== undefined) this.#send(head.frame);
       head.onSent?.();
-      while (this.#barriers[0]?.after === head) this.#barriers.shift()?.resolve();
+      for (const resolve of head.barriers ?? []) resolve();
     }
   }
 
@@ -70,12 +95,14 @@ export class ReplyQueue {
   barrier(): Promise<void> | undefined {
     const after = this.#slots.at(-1);
     if (after === undefined || this.#closed) return undefined;
-    return new Promise((resolve) => this.#barriers.push({ after, resolve }));
+    after.barriers ??= [];
+    const { barriers } = after;
+    return new Promise((resolve) => barriers.push(resolve));
   }
 
   /** Lets go of whoever waits; the connection is gone. */
   close(): void {
     this.#closed = true;
-    for (const { resolve } of this.#barriers.splice(0)) resolve();
+    for (const { barriers } of this.#slots) for (const resolve of barriers ?? []) resolve();
   }
 }

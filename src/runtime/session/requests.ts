@@ -1,8 +1,10 @@
 import type { Clock } from "../../clock.ts";
+import { parseExpiry, parseLease } from "../../lease/index.ts";
 import type { Logger } from "../../logger.ts";
 import {
   type AcceptedPayload,
   ArcpError,
+  type Credential,
   type Envelope,
   encodeMessage,
   type Feature,
@@ -16,14 +18,16 @@ import {
   parsePayload,
   type RequestPayload,
   type RequestType,
+  type Stored,
+  type StoredCredential,
   type SubscribedPayload,
+  type VendorType,
 } from "../../protocol/index.ts";
 import {
   type AttachedSession,
   type CancelOutcome,
   type FollowOutcome,
   type JobRecord,
-  type ListPage,
   type NewJob,
   type ReplyDraft,
   type RequestRef,
@@ -32,9 +36,15 @@ import {
   type SubmitOutcome,
 } from "../../store/store.ts";
 import type { AgentRegistry, ResolvedAgent } from "../agents.ts";
+import { type CredentialKeeper, withoutValue } from "../credentials/keeper.ts";
+import type { Masking } from "../credentials/masking.ts";
+import type { Extensions } from "../extensions.ts";
+import { budgetOf } from "../job/delegation.ts";
 import type { RunningJobs } from "../job/running-jobs.ts";
-import { checkLeaseRequest } from "../lease-policy.ts";
+import type { JobDesk } from "../job-desk.ts";
 import type { Settings } from "../options.ts";
+import { grantedLease } from "../policy.ts";
+import type { Answering } from "../questions/answering.ts";
 import { digestOf } from "./canonical-json.ts";
 import type { ReplyQueue, ReplySlot } from "./reply-queue.ts";
 import type { Tail } from "./tail.ts";
@@ -44,6 +54,11 @@ export interface RequestParts {
   settings: Settings;
   agents: AgentRegistry;
   jobs: RunningJobs;
+  extensions: Extensions;
+  credentials: CredentialKeeper;
+  masking: Masking;
+  answering: Answering;
+  desk: JobDesk;
   replies: ReplyQueue;
   tail: Tail;
   clock: Clock;
@@ -64,9 +79,10 @@ type Handled =
   | "job.unsubscribe"
   | "session.list_jobs"
   | "session.close"
-  | "session.bye";
+  | "session.bye"
+  | VendorType;
 
-const NEEDS: Partial<Record<RequestType, Feature>> = {
+const NEEDS: Partial<Record<RequestType | VendorType, Feature>> = {
   "session.list_jobs": "list_jobs",
   "job.subscribe": "subscribe",
   "job.unsubscribe": "subscribe",
@@ -102,9 +118,9 @@ export class Requests {
     // The tail joins a job when the answer has left, so what comes after an answer waits for that too.
     const before = replies.barrier();
     const slot = replies.reserve(chars);
-    const deadline = clock.after(settings.storeTimeoutMs, () => {
-      const silence = new StoreUnavailable(`the store has not answered for ${settings.storeTimeoutMs} ms`);
-      this.#failed(type, envelope, slot, silence);
+    const provisionerMs = type === "job.submit" && this.#wantsCredentials() ? settings.provisionerTimeoutMs : 0;
+    const deadline = clock.after(settings.storeTimeoutMs + provisionerMs, () => {
+      this.#failed(type, envelope, slot, this.#silence(type));
     });
     const work = () => this.#carryOut(type, envelope, slot).finally(() => deadline.cancel());
     if (type === "job.subscribe" || type === "job.unsubscribe" || type === "session.list_jobs") {
@@ -156,6 +172,11 @@ export class Requests {
         parsePayload(type, envelope);
         await this.#note(envelope, undefined);
         this.#parts.closing(slot, type === "session.close" ? this.#frame("session.closed", envelope, {}) : undefined);
+        return;
+      case "x-vendor.holdfast.answer":
+        return this.#answer(envelope, parsePayload("x-vendor.holdfast.answer", envelope), slot);
+      default:
+        return this.#extension(type, envelope, slot);
     }
   }
 
@@ -164,8 +185,10 @@ export class Requests {
   async #submit(envelope: Envelope, payload: RequestPayload<"job.submit">, slot: ReplySlot): Promise<void> {
     const { session, settings, agents, clock, tail, jobs } = this.#parts;
     const traceId = this.#traceId(envelope);
+    const expiresAt = payload.lease_constraints?.expires_at;
     let agent: ResolvedAgent;
     let job: NewJob;
+    let provisioned: { credentials?: StoredCredential[] };
     try {
       if (!this.#parts.accepting()) {
         throw new ArcpError("INTERNAL_ERROR", "The runtime is stopping; submit again after reconnecting.", {
@@ -173,41 +196,41 @@ export class Requests {
         });
       }
       this.#needs("agent_versions", payload.agent.includes("@"), "payload.agent: a version");
-      this.#needs(
-        "lease_expires_at",
-        payload.lease_constraints?.expires_at !== undefined,
-        "payload.lease_constraints.expires_at",
-      );
-      agent = agents.resolve(payload.agent);
-      const lease: Lease = payload.lease_request ?? {};
-      checkLeaseRequest(lease);
+      this.#needs("lease_expires_at", expiresAt !== undefined, "payload.lease_constraints.expires_at");
+      agent = agents.resolve(payload.agent, "payload.agent");
+      const lease =
+        payload.lease_request === undefined
+          ? this.#granted(agent.lease, agent)
+          : this.#lease(payload.lease_request, agent);
       this.#roomToFollow();
       job = {
         jobId: newJobId(),
         agent: agent.label,
         input: this.#input(payload.input ?? null),
         lease,
-        leaseExpiresAt: this.#leaseExpiry(payload.lease_constraints?.expires_at),
+        leaseExpiresAt: expiresAt === undefined ? undefined : parseExpiry(expiresAt, clock.wall()),
         traceId,
         maxRuntimeMs: payload.max_runtime_sec === undefined ? undefined : payload.max_runtime_sec * 1000,
       };
+      // Whoever wants none waits for nothing.
+      provisioned = this.#wantsCredentials() ? await this.#provision(job) : {};
     } catch (error) {
       if (!(error instanceof ArcpError)) throw error;
       return this.#refuse(envelope, slot, this.#rejection(envelope, traceId, error));
     }
-    const accepted: AcceptedPayload = {
+    const accepted: Stored<AcceptedPayload> = {
       job_id: job.jobId,
       agent: job.agent,
       lease: job.lease,
-      ...(payload.lease_constraints?.expires_at === undefined
-        ? {}
-        : { lease_constraints: { expires_at: payload.lease_constraints.expires_at } }),
+      ...(expiresAt === undefined ? {} : { lease_constraints: { expires_at: expiresAt } }),
+      ...budgetOf(job.lease),
+      ...provisioned,
       accepted_at: new Date(clock.wall()).toISOString(),
       trace_id: traceId,
     };
     const acceptedPayload = JSON.stringify(accepted);
     const { idempotency_key: key, ...parameters } = payload;
-    const result = await settings.store.requests.submit({
+    const submitted = settings.store.requests.submit({
       ...this.#ref(envelope),
       principal: session.principal,
       nodeId: this.#parts.nodeId(),
@@ -218,19 +241,30 @@ export class Requests {
       maxRunningJobsPerPrincipal: settings.maxRunningJobsPerPrincipal,
       reply: (outcome) => this.#submitReply(envelope, traceId, acceptedPayload, outcome),
     });
+    const result = await submitted.catch((error: unknown) => {
+      this.#parts.credentials.abandon(job.jobId);
+      throw error;
+    });
+    if (result.outcome !== "created") this.#parts.credentials.abandon(job.jobId);
     switch (result.outcome) {
       case "created":
         if (slot.settled && key === undefined) {
           // The client was told that the submit failed and may send another: so this one fails, and never
           // runs. With a key the other one would find this job, which runs for it.
-          const failed: ResolvedAgent = { label: agent.label, handler: () => Promise.reject(storeUnavailable()) };
-          jobs.start(job, failed, null, session.principal);
+          const failed: ResolvedAgent = { ...agent, handler: () => Promise.reject(storeUnavailable()) };
+          jobs.start({ job, agent: failed, input: null, principal: session.principal });
           return;
         }
         this.#parts.replies.settle(slot, result.frame, () =>
           tail.follow({ jobId: job.jobId, traceId, positionN: 0, canCancel: true }),
         );
-        jobs.start(job, agent, payload.input ?? null, session.principal);
+        jobs.start({
+          job,
+          agent,
+          input: payload.input ?? null,
+          principal: session.principal,
+          origin: { sessionId: session.sessionId, traceparent: envelope.traceparent },
+        });
         return;
       case "repeated":
         this.#parts.replies.settle(slot, result.frame, () =>
@@ -240,6 +274,17 @@ export class Requests {
       default:
         this.#parts.replies.settle(slot, result.frame);
     }
+  }
+
+  /** Whether there are credentials to be had, and this session has a use for them (CRD-1). */
+  #wantsCredentials(): boolean {
+    return this.#parts.credentials.offers && this.#parts.session.features.includes("provisioned_credentials");
+  }
+
+  /** @throws ArcpError INTERNAL_ERROR when there are none to be had (CRD-4); StoreUnavailable */
+  async #provision(job: NewJob): Promise<{ credentials: StoredCredential[] }> {
+    const { session, credentials } = this.#parts;
+    return { credentials: await credentials.issueFor({ ...job, principal: session.principal }) };
   }
 
   #submitReply(envelope: Envelope, traceId: string, acceptedPayload: string, outcome: SubmitOutcome): ReplyDraft {
@@ -293,7 +338,11 @@ export class Requests {
     });
   }
 
-  /** @throws ArcpError INVALID_REQUEST when the store would have to keep too much (JOB-19) */
+  /**
+   * What the store keeps: the job gets its input as it was given, what is kept has no secret in it (law 8).
+   *
+   * @throws ArcpError INVALID_REQUEST when the store would have to keep too much (JOB-19)
+   */
   #input(value: unknown): string {
     const { maxInputBytes } = this.#parts.settings;
     const input = JSON.stringify(value);
@@ -303,7 +352,7 @@ export class Requests {
         details: { limit: maxInputBytes },
       });
     }
-    return input;
+    return this.#parts.masking.json(input);
   }
 
   /** @throws ArcpError LIMIT_EXCEEDED when the session follows as many jobs as it may (SES-18) */
@@ -317,16 +366,19 @@ export class Requests {
     );
   }
 
-  #leaseExpiry(expiresAt: string | undefined): number | undefined {
-    if (expiresAt === undefined) return undefined;
-    const at = Date.parse(expiresAt);
-    if (!(at > this.#parts.clock.wall())) {
-      throw new ArcpError(
-        "INVALID_REQUEST",
-        `payload.lease_constraints.expires_at: ${expiresAt} is not in the future.`,
-      );
+  /** What the job may do: what is asked for, in canonical form, if the policy grants it (LEA-1, JOB-9). */
+  #lease(request: Lease, agent: ResolvedAgent): Lease {
+    const field = "payload.lease_request";
+    const lease = parseLease(request, field);
+    for (const feature of ["cost.budget", "model.use"] as const) {
+      this.#needs(feature, Object.hasOwn(lease, feature), `${field}["${feature}"]`);
     }
-    return at;
+    return this.#granted(lease, agent);
+  }
+
+  #granted(lease: Lease, agent: ResolvedAgent): Lease {
+    const { session, settings } = this.#parts;
+    return grantedLease(lease, settings.policy(session.principal, agent.name), "payload.lease_request");
   }
 
   #traceId(envelope: Envelope): string {
@@ -336,20 +388,21 @@ export class Requests {
   // ------------------------------------------------------------------------- cancel, subscribe, list
 
   async #cancel(envelope: Envelope, payload: RequestPayload<"job.cancel">, slot: ReplySlot): Promise<void> {
-    const { settings, replies, jobs } = this.#parts;
+    const { settings, replies, jobs, masking } = this.#parts;
     const jobId = envelope.job_id ?? payload.job_id;
     if (jobId === undefined) {
       throw new ArcpError("INVALID_REQUEST", "job_id: missing; name the job in the envelope or in payload.job_id.");
     }
-    await this.#visible(jobId);
+    const reason = payload.reason === undefined ? undefined : masking.text(payload.reason);
+    await settings.viewing.visible(this.#parts.session.principal, jobId);
     const result = await settings.store.requests.cancel({
       ...this.#ref(envelope),
       jobId,
-      reason: payload.reason,
-      reply: (outcome) => ({ frame: this.#cancelReply(envelope, jobId, payload.reason, outcome) }),
+      reason,
+      reply: (outcome) => ({ frame: this.#cancelReply(envelope, jobId, reason, outcome) }),
     });
     replies.settle(slot, result.frame);
-    if (result.outcome === "requested") jobs.cancel(jobId, payload.reason);
+    if (result.outcome === "requested") jobs.cancel(jobId, reason);
   }
 
   #cancelReply(envelope: Envelope, jobId: string, reason: string | undefined, outcome: CancelOutcome): string {
@@ -380,19 +433,27 @@ export class Requests {
   }
 
   async #subscribe(envelope: Envelope, payload: RequestPayload<"job.subscribe">, slot: ReplySlot): Promise<void> {
-    const { settings, replies, tail } = this.#parts;
-    const job = await this.#visible(payload.job_id);
+    const { session, settings, replies, tail, logger } = this.#parts;
+    const job = await settings.viewing.observable(session.principal, payload.job_id);
     this.#roomToFollow(job.jobId);
+    const credentials = await this.#parts.credentials.view(job.jobId, session);
     const result = await settings.store.requests.follow({
       ...this.#ref(envelope),
       jobId: job.jobId,
       history: payload.history ?? false,
       fromEventSeq: payload.from_event_seq,
-      reply: (outcome) => ({ frame: this.#subscribed(envelope, job, payload, outcome) }),
+      reply: (outcome) => ({ frame: this.#subscribed(envelope, job, payload, outcome, credentials) }),
     });
+    if (result.outcome === "followed") {
+      const { jobId, principal: owner } = job;
+      logger.info(
+        { audit: "job.subscribe", principal: session.principal, session_id: session.sessionId, job_id: jobId, owner },
+        "a session follows a job",
+      );
+    }
     replies.settle(slot, result.frame, () => {
       if (result.outcome !== "followed") return;
-      tail.follow({ jobId: job.jobId, traceId: job.traceId, positionN: result.positionN, canCancel: false });
+      tail.follow({ jobId: job.jobId, traceId: job.traceId, positionN: result.positionN, canCancel: result.canCancel });
     });
   }
 
@@ -401,8 +462,9 @@ export class Requests {
     job: JobRecord,
     request: RequestPayload<"job.subscribe">,
     outcome: FollowOutcome,
+    credentials: readonly Credential[] | undefined,
   ): string {
-    const payload: SubscribedPayload = {
+    const payload: Stored<SubscribedPayload> = {
       job_id: job.jobId,
       current_status: outcome.status,
       agent: job.agent,
@@ -410,6 +472,8 @@ export class Requests {
       ...(job.leaseExpiresAt === undefined
         ? {}
         : { lease_constraints: { expires_at: new Date(job.leaseExpiresAt).toISOString() } }),
+      ...budgetOf(job.lease),
+      ...(credentials === undefined ? {} : { credentials: credentials.map(withoutValue) }),
       parent_job_id: job.parentJobId ?? null,
       trace_id: job.traceId,
       subscribed_from: outcome.subscribedFrom,
@@ -439,20 +503,14 @@ export class Requests {
     const { session, settings, replies } = this.#parts;
     await this.#note(envelope, undefined);
     const { filter } = payload;
-    const cursor = payload.cursor ?? undefined;
-    // A cursor that names another principal's job is one that names none (JOB-13).
-    const foreign = cursor !== undefined && (await settings.store.jobs.get(cursor))?.principal !== session.principal;
-    const page: ListPage = foreign
-      ? { jobs: [], nextCursor: undefined }
-      : await settings.store.jobs.list({
-          principal: session.principal,
-          status: filter?.status,
-          agent: filter?.agent,
-          createdAfter: filter?.created_after === undefined ? undefined : Date.parse(filter.created_after),
-          createdBefore: filter?.created_before === undefined ? undefined : Date.parse(filter.created_before),
-          limit: payload.limit ?? DEFAULT_PAGE,
-          cursor,
-        });
+    const page = await settings.viewing.list(session.principal, {
+      status: filter?.status,
+      agent: filter?.agent,
+      createdAfter: filter?.created_after === undefined ? undefined : Date.parse(filter.created_after),
+      createdBefore: filter?.created_before === undefined ? undefined : Date.parse(filter.created_before),
+      limit: payload.limit ?? DEFAULT_PAGE,
+      cursor: payload.cursor ?? undefined,
+    });
     const jobs: JobsPayload = {
       request_id: envelope.id,
       jobs: page.jobs.map((job) => ({
@@ -470,13 +528,50 @@ export class Requests {
     replies.settle(slot, this.#frame("session.jobs", envelope, jobs));
   }
 
-  /** @throws ArcpError JOB_NOT_FOUND for an unknown job and for another principal's (JOB-13) */
-  async #visible(jobId: string): Promise<JobRecord> {
-    const job = await this.#parts.settings.store.jobs.get(jobId);
-    if (job === undefined || job.principal !== this.#parts.session.principal) {
-      throw new ArcpError("JOB_NOT_FOUND", `job_id: no job ${JSON.stringify(jobId)}.`);
-    }
-    return job;
+  // ----------------------------------------------------------------------------- answers, extensions
+
+  async #answer(
+    envelope: Envelope,
+    payload: RequestPayload<"x-vendor.holdfast.answer">,
+    slot: ReplySlot,
+  ): Promise<void> {
+    const { session, answering, replies } = this.#parts;
+    const { job_id: jobId, question_id: questionId, answer } = payload;
+    const accepted = { job_id: jobId, question_id: questionId, outcome: "accepted" };
+    const frame = await answering.fromSession(
+      this.#ref(envelope),
+      { principal: session.principal, jobId, questionId, answer },
+      {
+        accepted: () => this.#frame("x-vendor.holdfast.answered", envelope, accepted, { job_id: jobId }),
+        refused: (error) => this.#sessionError(envelope, error),
+      },
+    );
+    replies.settle(slot, frame);
+  }
+
+  async #extension(type: VendorType, envelope: Envelope, slot: ReplySlot): Promise<void> {
+    const { session, settings, extensions, desk, replies, masking } = this.#parts;
+    const { principal, sessionId } = session;
+    const context = {
+      principal,
+      sessionId,
+      requestId: envelope.id,
+      job: (jobId: string) => desk.get(jobId, principal),
+    };
+    const frame = await extensions.carryOut(
+      settings.store.requests,
+      { ref: this.#ref(envelope), type, payload: envelope.payload, context },
+      (answer, payload) => masking.json(this.#frame(answer, envelope, payload)),
+    );
+    replies.settle(slot, frame);
+  }
+
+  /** What a request is told that has not been carried out in time: mostly it waits for the store. */
+  #silence(type: Handled): Error {
+    const { settings, extensions } = this.#parts;
+    const limitMs = settings.storeTimeoutMs;
+    if (!extensions.has(type)) return new StoreUnavailable(`the store has not answered for ${limitMs} ms`);
+    return new ArcpError("TIMEOUT", `No answer within ${limitMs} ms; send the same message again to be given it.`);
   }
 
   // ---------------------------------------------------------------------------------------- answers
@@ -504,7 +599,8 @@ export class Requests {
   }
 
   /** Answers a request that was understood and is not carried out; a repeat gets the same answer. */
-  async #refuse(envelope: Envelope, slot: ReplySlot, frame: string): Promise<void> {
+  async #refuse(envelope: Envelope, slot: ReplySlot, refusal: string): Promise<void> {
+    const frame = this.#parts.masking.json(refusal);
     const noted = await this.#note(envelope, frame);
     this.#parts.replies.settle(slot, noted.outcome === "duplicate" ? noted.frame : frame);
   }

@@ -1,11 +1,13 @@
 import { type Clock, sleep } from "../../clock.ts";
 import type { Logger } from "../../logger.ts";
-import { eventEncoder, isVisible } from "../../protocol/index.ts";
+import { type AcceptedPayload, encodeMessage, eventEncoder, isVisible, newMessageId } from "../../protocol/index.ts";
 import {
   type AttachedSession,
+  type DelegatedJob,
   type Follow,
   type NewEvent,
   type NewRun,
+  type OpenedChild,
   type Store,
   StoreRefusal,
   StoreUnavailable,
@@ -54,6 +56,8 @@ export interface TailParts {
   logger: Logger;
   /** Unacknowledged events above which the session is told (SES-19). */
   backPressureThreshold: number;
+  /** Puts credentials into an event's payload (CRD-8), in sessions that may see any. */
+  reveal: ((jobId: string, event: NewEvent) => string | Promise<string>) | undefined;
   /** Called when delivery cannot go on: the session is another connection's, or the store refuses. */
   onFailure(error: unknown): void;
 }
@@ -77,7 +81,7 @@ export class Tail {
   #lastSeq: number;
   #closed = false;
   #wake: (() => void) | undefined;
-  readonly #waitingForIdle: (() => void)[] = [];
+  #waitingForIdle: (() => void)[] | undefined;
 
   constructor(parts: TailParts) {
     this.#parts = parts;
@@ -99,8 +103,13 @@ export class Tail {
 
   /** Joins a job; one that is followed already goes on as it is (JOB-12). */
   follow(follow: Follow): void {
-    if (this.#closed || this.#followed.has(follow.jobId)) return;
+    if (this.#closed) return;
     const { jobId } = follow;
+    const known = this.#followed.get(jobId);
+    if (known !== undefined) {
+      known.follow.canCancel ||= follow.canCancel;
+      return;
+    }
     this.#followed.set(jobId, {
       follow: { ...follow },
       encode: eventEncoder(this.#parts.session.sessionId, jobId, follow.traceId),
@@ -157,7 +166,9 @@ export class Tail {
   /** Resolves when there is nothing left to deliver, or the tail was closed. */
   whenIdle(): Promise<void> {
     if (this.#closed || this.#wake !== undefined) return Promise.resolve();
-    return new Promise((resolve) => this.#waitingForIdle.push(resolve));
+    this.#waitingForIdle ??= [];
+    const waiting = this.#waitingForIdle;
+    return new Promise((resolve) => waiting.push(resolve));
   }
 
   close(): void {
@@ -198,7 +209,18 @@ export class Tail {
           if (this.#closed) return;
           this.#parts.transport.send(frames);
         }
-        sent = Math.max(sent, run.firstSeq + run.count - 1);
+        const from = sent;
+        const through = Math.max(sent, run.firstSeq + run.count - 1);
+        sent = through;
+        const children = session.owesChildren
+          ? await this.#patiently(() => store.sessions.readChildren(session, from, through))
+          : [];
+        for (const child of children) {
+          this.#parts.replies.push(child);
+          // What comes after would prove that it arrived.
+          await this.#parts.replies.barrier();
+          if (this.#closed) return;
+        }
       }
       if (runs.length === 0) throw new Error(`Session ${session.sessionId} lacks runs above ${sent}.`);
     }
@@ -215,6 +237,7 @@ export class Tail {
     }
     const { session, store, replies, transport } = this.#parts;
     const runs = stretches.map((stretch) => stretch.run).filter((run) => run.count > 0);
+    let children: OpenedChild[] = [];
     if (runs.length > 0) {
       // Moved in the very reaction to the answer: a request that the store took after these runs, and
       // answers in the same breath, must find the follows where the store left them.
@@ -222,13 +245,16 @@ export class Tail {
         runs.map((run) => run.jobId),
         () =>
           this.#patiently(() =>
-            store.sessions.storeRuns(session, runs).then(() => {
-              this.#move(stretches);
-              return true;
-            }),
+            store.sessions
+              .storeRuns(session, runs, (child) => this.#frameChild(child))
+              .then((opened) => {
+                this.#move(stretches);
+                return opened;
+              }),
           ),
       );
       if (stored === undefined) return;
+      children = stored;
     } else {
       this.#move(stretches);
       // Nothing was stored, so nothing has made this round wait: a long stretch of events that this
@@ -240,7 +266,25 @@ export class Tail {
       batches.push((await this.#frames(followed.encode, run.jobId, events, run.firstSeq, 0)).frames);
     }
     await replies.barrier();
-    if (!this.#closed) transport.send(batches.flat());
+    if (this.#closed) return;
+    transport.send(batches.flat());
+    for (const { jobId, traceId, frame } of children) {
+      // In its turn, behind the answers to what was asked before: a client that tells answers by their order
+      // would take it for one of those.
+      replies.settle(replies.reserve(), frame, () => this.follow({ jobId, traceId, positionN: 0, canCancel: true }));
+    }
+  }
+
+  /** What tells of a job that a followed one has delegated. */
+  #frameChild(child: DelegatedJob): string {
+    return encodeMessage({
+      id: newMessageId(),
+      type: "job.accepted",
+      session_id: this.#parts.session.sessionId,
+      job_id: child.jobId,
+      trace_id: child.traceId,
+      payload: JSON.parse(child.acceptedPayload) as AcceptedPayload,
+    });
   }
 
   /**
@@ -353,15 +397,21 @@ export class Tail {
       const last = page?.at(-1);
       if (page === undefined || last === undefined || this.#closed || this.#followed.get(jobId) !== followed) continue;
       let count = 0;
+      let delegateIds: string[] | undefined;
       for (const event of page) {
         if (this.#visible(event)) count += 1;
         chars += event.payload.length;
+        if (event.kind === "delegate" && followed.follow.canCancel) {
+          delegateIds ??= [];
+          delegateIds.push(delegateIdOf(event));
+        }
       }
       events += page.length;
+      const endsFollow = isTerminal(last);
       stretches.push({
         followed,
         events: page,
-        run: { firstSeq: nextSeq, count, jobId, firstN: afterN + 1, lastN: last.n, endsFollow: isTerminal(last) },
+        run: { firstSeq: nextSeq, count, jobId, firstN: afterN + 1, lastN: last.n, endsFollow, delegateIds },
       });
       nextSeq += count;
     }
@@ -376,13 +426,18 @@ export class Tail {
     firstSeq: number,
     sent: number,
   ): Promise<{ frames: string[]; nextSeq: number }> {
+    const { reveal } = this.#parts;
     const frames: string[] = [];
     let seq = firstSeq;
     for (const event of events) {
       if (!this.#visible(event)) continue;
       if (seq > sent) {
-        if (!isTerminal(event)) frames.push(encode("job.event", seq, event.payload));
-        else frames.push(encode(event.kind, seq, await this.#terminalPayload(jobId, event)));
+        if (isTerminal(event)) {
+          frames.push(encode(event.kind, seq, await this.#terminalPayload(jobId, event)));
+        } else {
+          const payload = reveal === undefined ? event.payload : reveal(jobId, event);
+          frames.push(encode("job.event", seq, typeof payload === "string" ? payload : await payload));
+        }
       }
       seq += 1;
     }
@@ -405,7 +460,9 @@ export class Tail {
   }
 
   #becameIdle(): void {
-    for (const resolve of this.#waitingForIdle.splice(0)) resolve();
+    const waiting = this.#waitingForIdle;
+    this.#waitingForIdle = undefined;
+    for (const resolve of waiting ?? []) resolve();
   }
 
   #leave(jobId: string, followed: Followed): void {
@@ -440,6 +497,9 @@ export class Tail {
     }
   }
 }
+
+const delegateIdOf = (event: NewEvent): string =>
+  (JSON.parse(event.payload) as { body: { delegate_id: string } }).body.delegate_id;
 
 const isTerminal = (event: NewEvent): boolean => event.kind === "job.result" || event.kind === "job.error";
 

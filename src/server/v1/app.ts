@@ -23,6 +23,7 @@ const ListQuery = z.strictObject({
   cursor: list.cursor.unwrap().unwrap().optional(),
 });
 const NoQuery = z.strictObject({});
+const AnswerBody = z.strictObject({ answer: REQUESTS["x-vendor.holdfast.answer"].shape.answer });
 const CancelBody = z.strictObject({ reason: REQUESTS["job.cancel"].shape.reason });
 
 type Env = { Variables: { principal: string } };
@@ -138,6 +139,23 @@ export function v1App(runtime: Runtime, logger: Logger): Hono<Env> {
     return context.json({ job_id: jobId, ...answer }, answer.outcome === "requested" ? 202 : 200);
   });
   others("/jobs/:id/cancel", "POST");
+
+  app.get("/jobs/:id/questions", authenticated, async (context) => {
+    parse(NoQuery, queryOf(context.req.url), "query");
+    const jobId = context.req.param("id");
+    const questions = await runtime.jobs.questions(jobId, context.get("principal"));
+    return context.json({ job_id: jobId, questions });
+  });
+  others("/jobs/:id/questions", "GET, HEAD");
+
+  app.post("/jobs/:id/questions/:question/answer", authenticated, async (context) => {
+    parse(NoQuery, queryOf(context.req.url), "query");
+    const { answer } = parse(AnswerBody, await bodyOf(context.req), "body");
+    const { id: jobId, question: questionId } = context.req.param();
+    await runtime.jobs.answer(jobId, questionId, context.get("principal"), answer);
+    return context.json({ job_id: jobId, question_id: questionId, outcome: "accepted" });
+  });
+  others("/jobs/:id/questions/:question/answer", "POST");
 
   app.notFound((context) => respond(invalid(`Nothing is served at ${context.req.path.slice(0, 256)}.`), 404));
   app.onError((error) => {

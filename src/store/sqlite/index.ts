@@ -7,11 +7,13 @@ import { resolve } from "node:path";
 import { type Clock, systemClock } from "../../clock.ts";
 import { type Logger, silentLogger } from "../../logger.ts";
 import type { Durability, Store } from "../store.ts";
+import { credentialFacet } from "./credentials.ts";
 import { Engine } from "./engine.ts";
 import { HintReader } from "./hints.ts";
 import { jobFacet } from "./jobs.ts";
 import { NodeLocks } from "./node-lock.ts";
 import { nodeFacet } from "./nodes.ts";
+import { questionFacet } from "./questions.ts";
 import { requestFacet } from "./requests.ts";
 import { retain } from "./retention.ts";
 import { sessionFacet } from "./sessions.ts";
@@ -57,6 +59,8 @@ export function sqlite(file: string, options: SqliteOptions = {}): Store {
     requests: requestFacet(engine),
     jobs: jobFacet(engine),
     nodes: nodeFacet(engine, locks),
+    credentials: credentialFacet(engine),
+    questions: questionFacet(engine),
     start: () => engine.start(),
     sweep: (query) => engine.read((db) => sweep(db, query)),
     retain: (policy) => engine.write((db) => retain(db, policy), { rows: 1_000, bytes: 0 }),

@@ -13,7 +13,9 @@ import {
   type ListEntry,
   type ListPage,
   type ListQuery,
+  type NewChild,
   type NewEvent,
+  type NewJob,
   type StoredEvent,
   StoreRefusal,
 } from "../store.ts";
@@ -57,8 +59,92 @@ export function jobFacet(engine: Engine): JobFacet {
     read: (jobId, afterN, throughN) => engine.read((db) => read(db, jobId, afterN, throughN)),
     get: (jobId) => engine.read((db) => get(db, jobId)),
     list: (query) => engine.read((db) => list(db, query)),
+    spawn: (child) =>
+      engine.write((db) => spawn(db, child), { rows: 3, bytes: child.job.input.length + child.acceptedPayload.length }),
     requestCancel: ({ jobId, reason }) => engine.write((db) => requestCancel(db, jobId, reason)),
   };
+}
+
+/** Whether the principal has as many live jobs as it may (JOB-17). */
+export function runsTooMany(db: Database, principal: string, most: number): boolean {
+  const live = db.get<{ count: number }>(
+    "SELECT count(*) AS count FROM job_heads WHERE principal = ? AND ended_at IS NULL",
+    principal,
+  );
+  return (live?.count ?? 0) >= most;
+}
+
+/** Whose a new job is, and what it comes from. */
+interface JobOrigin {
+  principal: string;
+  sessionKey: number;
+  nodeId: string;
+  /** Where a job delegated it. */
+  delegation: { parentJobId: string; delegateId: string; acceptedPayload: string } | undefined;
+  now: number;
+}
+
+/** @returns its key */
+export function insertJob(db: Database, job: NewJob, origin: JobOrigin): number {
+  const { job_key: jobKey } = db.get<{ job_key: number }>(
+    `INSERT INTO jobs (job_id, principal, session_key, agent, input, lease, lease_expires_at, parent_job_id, trace_id,
+       max_runtime_ms, created_at, delegate_id, accepted_payload)
+     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING job_key`,
+    job.jobId,
+    origin.principal,
+    origin.sessionKey,
+    job.agent,
+    job.input,
+    JSON.stringify(job.lease),
+    job.leaseExpiresAt ?? null,
+    origin.delegation?.parentJobId ?? null,
+    job.traceId,
+    job.maxRuntimeMs ?? null,
+    origin.now,
+    origin.delegation?.delegateId ?? null,
+    origin.delegation?.acceptedPayload ?? null,
+  ) as { job_key: number };
+  db.run(
+    `INSERT INTO job_heads (job_key, principal, node_id, state, run_epoch, last_n, floor_n, bytes, cancel_requested,
+       cancel_reason, result_n, ended_at)
+     VALUES (?, ?, ?, 'running', 1, 0, 0, 0, 0, NULL, NULL, NULL)`,
+    jobKey,
+    origin.principal,
+    origin.nodeId,
+  );
+  return jobKey;
+}
+
+/** A delegated job: its parent's principal, session and node, and nobody follows it yet. */
+function spawn(db: Database, child: NewChild): void {
+  const { parentJobId, delegateId, acceptedPayload, now } = child;
+  const head = headOf(db, parentJobId);
+  if (head === undefined) {
+    throw unknownJob(parentJobId);
+  }
+  requireRunning(head, parentJobId, child.runEpoch);
+  const parent = db.get<{ principal: string }>("SELECT principal FROM jobs WHERE job_key = ?", head.job_key);
+  const principal = (parent as { principal: string }).principal;
+  if (runsTooMany(db, principal, child.maxRunningJobsPerPrincipal)) {
+    throw new StoreRefusal("limit_exceeded", `${principal} has ${child.maxRunningJobsPerPrincipal} running jobs`);
+  }
+  insertJob(db, child.job, {
+    principal,
+    sessionKey: head.session_key,
+    nodeId: head.node_id,
+    delegation: { parentJobId, delegateId, acceptedPayload },
+    now,
+  });
+}
+
+/** @throws StoreRefusal job_ended, stale_run (law 3) */
+export function requireRunning(head: JobHead, jobId: string, runEpoch: number): void {
+  if (isFinal(head.state)) {
+    throw new StoreRefusal("job_ended", `${jobId} has ended (${head.state})`);
+  }
+  if (head.run_epoch !== runEpoch) {
+    throw new StoreRefusal("stale_run", `run ${runEpoch} of ${jobId} is over; the newest is ${head.run_epoch}`);
+  }
 }
 
 /** Each batch is a write of its own, so that it stands or falls alone; the group commit joins them. */
@@ -98,12 +184,7 @@ function append(db: Database, batch: AppendBatch, bytes: number): void {
   if (known === events.length) {
     return;
   }
-  if (isFinal(head.state)) {
-    throw new StoreRefusal("job_ended", `${jobId} has ended (${head.state})`);
-  }
-  if (head.run_epoch !== batch.runEpoch) {
-    throw new StoreRefusal("stale_run", `run ${batch.runEpoch} of ${jobId} is over; the newest is ${head.run_epoch}`);
-  }
+  requireRunning(head, jobId, batch.runEpoch);
   if (first.n + known !== head.last_n + 1) {
     throw new StoreRefusal(
       "wrong_number",
@@ -314,28 +395,22 @@ function get(db: Database, jobId: string): JobRecord | undefined {
 }
 
 function list(db: Database, query: ListQuery): ListPage {
-  let below = Number.MAX_SAFE_INTEGER;
-  if (query.cursor !== undefined) {
-    const cursor = db.get<{ job_key: number }>("SELECT job_key FROM jobs WHERE job_id = ?", query.cursor);
-    if (cursor === undefined) {
-      // Jobs go oldest first: where the cursor's job was, nothing older is left.
-      return { jobs: [], nextCursor: undefined };
-    }
-    below = cursor.job_key;
-  }
+  const below = query.cursor === undefined ? Number.MAX_SAFE_INTEGER : keyOf(query.cursor);
   // Live jobs have an index of their own, for a principal with a long past asks for them most of all.
   const liveOnly = query.status !== undefined && !query.status.some(isFinal);
+  const table = liveOnly ? "h" : "j";
+  const owner = query.principal === undefined ? "?1 IS NULL" : `${table}.principal = ?1`;
   const rows = db.all<JobRow & { last_event_seq: number | null }>(
     `SELECT ${JOB_COLUMNS},
        (SELECT last_seq FROM follows f WHERE f.session_key = j.session_key AND f.job_key = j.job_key) AS last_event_seq
      FROM ${JOB_TABLES}
-     WHERE ${liveOnly ? "h.principal = ?1 AND h.job_key < ?2 AND h.ended_at IS NULL" : "j.principal = ?1 AND j.job_key < ?2"}
+     WHERE ${owner} AND ${table}.job_key < ?2 ${liveOnly ? "AND h.ended_at IS NULL" : ""}
        AND (?3 IS NULL OR h.state IN (SELECT value FROM json_each(?3)))
        AND (?4 IS NULL OR j.agent = ?4 OR substr(j.agent, 1, length(?4) + 1) = ?4 || '@')
        AND (?5 IS NULL OR j.created_at > ?5)
        AND (?6 IS NULL OR j.created_at < ?6)
-     ORDER BY ${liveOnly ? "h.job_key" : "j.job_key"} DESC LIMIT ?7`,
-    query.principal,
+     ORDER BY ${table}.job_key DESC LIMIT ?7`,
+    query.principal ?? null,
     below,
     query.status === undefined ? null : JSON.stringify(query.status),
     query.agent ?? null,
@@ -345,6 +420,17 @@ function list(db: Database, query: ListQuery): ListPage {
   );
   const jobs = rows
     .slice(0, query.limit)
-    .map((row): ListEntry => ({ ...toRecord(row), lastEventSeq: row.last_event_seq ?? 0 }));
-  return { jobs, nextCursor: rows.length > query.limit ? jobs.at(-1)?.jobId : undefined };
+    .map(
+      (row): ListEntry => ({ ...toRecord(row), lastEventSeq: row.last_event_seq ?? 0, cursor: cursorOf(row.job_key) }),
+    );
+  return { jobs, nextCursor: rows.length > query.limit ? jobs.at(-1)?.cursor : undefined };
+}
+
+/** Keys grow in the order of submission and are never given again, so a cursor does not need its job. */
+const cursorOf = (jobKey: number): string => `c${jobKey.toString(36)}`;
+
+function keyOf(cursor: string): number {
+  const key = /^c[0-9a-z]{1,10}$/.test(cursor) ? Number.parseInt(cursor.slice(1), 36) : Number.NaN;
+  if (!Number.isSafeInteger(key)) throw new StoreRefusal("bad_cursor", "the cursor is not one of this store's");
+  return key;
 }

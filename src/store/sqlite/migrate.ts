@@ -5,10 +5,13 @@
  */
 import type { Database } from "./database.ts";
 import { spine } from "./migrations/0001-spine.ts";
+import { delegation } from "./migrations/0002-delegation.ts";
+import { credentials } from "./migrations/0003-credentials.ts";
+import { questions } from "./migrations/0004-questions.ts";
 import type { Migration } from "./migrations/migration.ts";
 
 /** In order. */
-const MIGRATIONS: readonly Migration[] = [spine];
+const MIGRATIONS: readonly Migration[] = [spine, delegation, credentials, questions];
 
 /**
  * All or nothing: on failure the caller closes the connection, which rolls back.

@@ -18,8 +18,10 @@ import type {
 } from "../store.ts";
 import type { Database } from "./database.ts";
 import type { Engine } from "./engine.ts";
-import { headOf, type JobHead, unknownJob, wishEnd } from "./jobs.ts";
+import { openFollowAt } from "./follows.ts";
+import { headOf, insertJob, type JobHead, runsTooMany, unknownJob, wishEnd } from "./jobs.ts";
 import { requireLiveNode } from "./nodes.ts";
+import { storeReply } from "./replies.ts";
 import { fence, type SessionRow } from "./sessions.ts";
 
 export function requestFacet(engine: Engine): RequestFacet {
@@ -37,6 +39,7 @@ export function requestFacet(engine: Engine): RequestFacet {
       ),
     cancel: (request) =>
       engine.write((db) => once(db, request, (session) => framed(cancel(db, session, request), request))),
+    find: (request) => engine.read((db) => processed(db, fence(db, request), request)),
     note: (request) =>
       engine.write((db) => once(db, request, () => ({ answer: { outcome: "noted" as const }, frame: request.frame }))),
   };
@@ -48,7 +51,7 @@ interface Done<Answer> {
   frame: string | undefined;
 }
 
-function framed<Outcome>(
+export function framed<Outcome>(
   outcome: Outcome,
   request: { reply(outcome: Outcome): ReplyDraft },
 ): Done<Outcome & { frame: string }> {
@@ -56,31 +59,28 @@ function framed<Outcome>(
   return { answer: { ...outcome, frame }, frame };
 }
 
+function processed(db: Database, session: SessionRow, request: RequestRef): Duplicate | undefined {
+  const row = db.get<{ frame: string | null }>(
+    "SELECT frame FROM requests WHERE session_key = ? AND message_id = ?",
+    session.session_key,
+    request.messageId,
+  );
+  return row && { outcome: "duplicate", frame: row.frame ?? undefined };
+}
+
 /** Does a request unless it was done before, and stores that it was. */
-function once<Answer>(
+export function once<Answer>(
   db: Database,
   request: RequestRef,
   act: (session: SessionRow) => Done<Answer>,
 ): Answer | Duplicate {
   const session = fence(db, request);
-  const before = db.get<{ frame: string | null }>(
-    "SELECT frame FROM requests WHERE session_key = ? AND message_id = ?",
-    session.session_key,
-    request.messageId,
-  );
+  const before = processed(db, session, request);
   if (before !== undefined) {
-    return { outcome: "duplicate", frame: before.frame ?? undefined };
+    return before;
   }
   const { answer, frame } = act(session);
-  db.run(
-    `INSERT INTO requests (session_key, message_id, ordinal, event_seq, frame, owed)
-     VALUES (?1, ?2, (SELECT coalesce(max(ordinal), 0) + 1 FROM requests WHERE session_key = ?1 AND owed = 1),
-       ?3, ?4, ?4 IS NOT NULL)`,
-    session.session_key,
-    request.messageId,
-    session.last_seq,
-    frame ?? null,
-  );
+  storeReply(db, session.session_key, { messageId: request.messageId, eventSeq: session.last_seq, frame });
   return answer;
 }
 
@@ -114,45 +114,25 @@ function repeatedSubmit(db: Database, session: SessionRow, request: SubmitReques
   const current = openFollow(db, session, head);
   const positionN = current ?? head.floor_n;
   if (current === undefined) {
-    openFollowAt(db, session, head.job_key, positionN);
+    openFollowAt(db, session.session_key, head.job_key, positionN);
   }
   db.run("UPDATE follows SET can_cancel = 1 WHERE session_key = ? AND job_key = ?", session.session_key, head.job_key);
   return { outcome: "repeated", jobId, traceId: head.trace_id, positionN, acceptedPayload };
 }
 
 function newSubmit(db: Database, session: SessionRow, request: SubmitRequest): SubmitOutcome {
-  const live = db.get<{ count: number }>(
-    "SELECT count(*) AS count FROM job_heads WHERE principal = ? AND ended_at IS NULL",
-    request.principal,
-  );
-  if ((live?.count ?? 0) >= request.maxRunningJobsPerPrincipal) {
+  if (runsTooMany(db, request.principal, request.maxRunningJobsPerPrincipal)) {
     return { outcome: "limit_exceeded" };
   }
   const { job, idempotency, principal, now } = request;
-  const { job_key: jobKey } = db.get<{ job_key: number }>(
-    `INSERT INTO jobs (job_id, principal, session_key, agent, input, lease, lease_expires_at, parent_job_id, trace_id,
-       max_runtime_ms, created_at)
-     VALUES (?, ?, ?, ?, ?, ?, ?, NULL, ?, ?, ?) RETURNING job_key`,
-    job.jobId,
+  const jobKey = insertJob(db, job, {
     principal,
-    session.session_key,
-    job.agent,
-    job.input,
-    JSON.stringify(job.lease),
-    job.leaseExpiresAt ?? null,
-    job.traceId,
-    job.maxRuntimeMs ?? null,
+    sessionKey: session.session_key,
+    nodeId: request.nodeId,
+    delegation: undefined,
     now,
-  ) as { job_key: number };
-  db.run(
-    `INSERT INTO job_heads (job_key, principal, node_id, state, run_epoch, last_n, floor_n, bytes, cancel_requested,
-       cancel_reason, result_n, ended_at)
-     VALUES (?, ?, ?, 'running', 1, 0, 0, 0, 0, NULL, NULL, NULL)`,
-    jobKey,
-    principal,
-    request.nodeId,
-  );
-  openFollowAt(db, session, jobKey, 0, true);
+  });
+  openFollowAt(db, session.session_key, jobKey, 0, true);
   if (idempotency !== undefined) {
     db.run(
       `INSERT OR REPLACE INTO idempotency (principal, key, digest, job_key, accepted_payload, expires_at)
@@ -179,21 +159,6 @@ function openFollow(db: Database, session: SessionRow, head: JobHead): number | 
   )?.position_n;
 }
 
-/** Opens a follow, or again one that had ended. The right to cancel, once had, stays. */
-function openFollowAt(db: Database, session: SessionRow, jobKey: number, positionN: number, canCancel = false): void {
-  db.run(
-    `INSERT INTO follows (session_key, job_key, ordinal, position_n, last_seq, can_cancel, open)
-     VALUES (?1, ?2, (SELECT coalesce(max(ordinal), 0) + 1 FROM follows WHERE session_key = ?1 AND open = 1),
-       ?3, 0, ?4, 1)
-     ON CONFLICT (session_key, job_key) DO UPDATE
-       SET ordinal = excluded.ordinal, position_n = excluded.position_n, open = 1`,
-    session.session_key,
-    jobKey,
-    positionN,
-    canCancel ? 1 : 0,
-  );
-}
-
 function follow(db: Database, session: SessionRow, request: FollowRequest): FollowOutcome {
   const head = headOf(db, request.jobId);
   if (head === undefined) {
@@ -203,12 +168,13 @@ function follow(db: Database, session: SessionRow, request: FollowRequest): Foll
   const current = openFollow(db, session, head);
   const positionN = current ?? startOf(db, head, submitter, request);
   if (current === undefined) {
-    openFollowAt(db, session, head.job_key, positionN);
+    openFollowAt(db, session.session_key, head.job_key, positionN);
   }
   return {
     outcome: "followed",
     status: head.state,
     already: current !== undefined,
+    canCancel: mayCancel(db, session, head),
     positionN,
     subscribedFrom: numberAfter(db, head, submitter, positionN),
     traceId: head.trace_id,
@@ -338,17 +304,22 @@ function visibleIn(db: Database, head: JobHead, submitter: Submitter, firstN: nu
 
 // ------------------------------------------------------------------------------------------- cancel
 
-function cancel(db: Database, session: SessionRow, request: CancelRequest): CancelOutcome {
-  const head = headOf(db, request.jobId);
-  if (head === undefined) {
-    throw unknownJob(request.jobId);
-  }
+/** Whether the session has submitted the job, itself or by repeating a key, or the job's parent. */
+function mayCancel(db: Database, session: SessionRow, head: JobHead): boolean {
   const granted = db.get(
     "SELECT 1 FROM follows WHERE session_key = ? AND job_key = ? AND can_cancel = 1",
     session.session_key,
     head.job_key,
   );
-  if (granted === undefined && head.session_key !== session.session_key) {
+  return granted !== undefined || head.session_key === session.session_key;
+}
+
+function cancel(db: Database, session: SessionRow, request: CancelRequest): CancelOutcome {
+  const head = headOf(db, request.jobId);
+  if (head === undefined) {
+    throw unknownJob(request.jobId);
+  }
+  if (!mayCancel(db, session, head)) {
     return { outcome: "not_submitter" };
   }
   return wishEnd(db, head, request.jobId, request.reason);

@@ -4,6 +4,7 @@
  * reader finds either the events or the floor that says they are gone.
  */
 import type { RetentionPolicy, RetentionStep } from "../store.ts";
+import { releaseCredentials } from "./credentials.ts";
 import type { Database } from "./database.ts";
 
 /** Rows that one step deletes, about. */
@@ -103,6 +104,8 @@ function removeJob(db: Database, policy: RetentionPolicy): RetentionStep | undef
   }
   db.run("DELETE FROM follows WHERE job_key = ? AND open = 0", job.job_key);
   db.run("DELETE FROM idempotency WHERE job_key = ?", job.job_key);
+  db.run("DELETE FROM questions WHERE job_key = ?", job.job_key);
+  releaseCredentials(db, job.job_key);
   db.run("DELETE FROM job_heads WHERE job_key = ?", job.job_key);
   db.run("DELETE FROM jobs WHERE job_key = ?", job.job_key);
   return { ...NOTHING, events, jobs: 1, more: true };

@@ -7,17 +7,20 @@ import {
   type AttachedSession,
   type AttachRequest,
   type ConnectionRef,
-  type Follow,
+  type DelegatedJob,
   type NewNotice,
   type NewRun,
   type NewSession,
+  type OpenedChild,
   type SessionFacet,
   type StoredRun,
   StoreRefusal,
 } from "../store.ts";
 import type { Database } from "./database.ts";
 import type { Engine } from "./engine.ts";
+import { followChild, openFollows } from "./follows.ts";
 import { requireLiveNode } from "./nodes.ts";
+import { owedChildren, owedReplies, settleReplies, storeChildReply } from "./replies.ts";
 
 /** Tokens that stay valid after the one that was presented last (RES-6). */
 const NEWEST_TOKENS = 7;
@@ -59,9 +62,12 @@ export function sessionFacet(engine: Engine): SessionFacet {
     create: (session) => engine.write((db) => create(db, session)),
     attach: (request) => engine.write((db) => attach(db, request)),
     detach: (ref, now) => engine.write((db) => detach(db, ref, now)),
-    storeRuns: (ref, runs) => engine.write((db) => storeRuns(db, ref, runs), { rows: runs.length * 3 + 1, bytes: 0 }),
+    storeRuns: (ref, runs, frameChild) =>
+      engine.write((db) => storeRuns(db, ref, runs, frameChild), { rows: runs.length * 3 + 1, bytes: 0 }),
     storeNotice: (ref, notice) => engine.write((db) => storeNotice(db, ref, notice), { rows: 3, bytes: 0 }),
     readRuns: (ref, afterSeq, limit) => engine.read((db) => readRuns(db, ref, afterSeq, limit)),
+    readChildren: (ref, afterSeq, throughSeq) =>
+      engine.read((db) => owedChildren(db, fence(db, ref).session_key, afterSeq, throughSeq)),
     ack: (ref, seq) => engine.write((db) => ack(db, ref, seq)),
   };
 }
@@ -110,6 +116,7 @@ function create(db: Database, session: NewSession): AttachedSession {
     ackedSeq: 0,
     follows: [],
     unprovenReplies: [],
+    owesChildren: false,
   };
 }
 
@@ -176,10 +183,6 @@ function attach(db: Database, request: AttachRequest): AttachedSession {
   );
   db.touch({ sessionId: request.sessionId });
   settleReplies(db, key, Math.max(request.lastEventSeq, session.acked_seq));
-  const owed = db.all<{ frame: string }>(
-    "SELECT frame FROM requests WHERE session_key = ? AND owed = 1 ORDER BY ordinal",
-    key,
-  );
   return {
     sessionId: request.sessionId,
     connectionEpoch: session.connection_epoch + 1,
@@ -189,7 +192,7 @@ function attach(db: Database, request: AttachRequest): AttachedSession {
     lastSeq: session.last_seq,
     ackedSeq: session.acked_seq,
     follows: openFollows(db, key),
-    unprovenReplies: owed.map((request) => request.frame),
+    ...owedReplies(db, key, request.lastEventSeq),
   };
 }
 
@@ -214,27 +217,6 @@ function ordinalOf(tokens: { ordinal: number; hash: Uint8Array }[], presented: U
     }
   }
   return found;
-}
-
-function openFollows(db: Database, sessionKey: number): Follow[] {
-  return db
-    .all<{ job_id: string; trace_id: string; position_n: number; can_cancel: number }>(
-      `SELECT j.job_id, j.trace_id, f.position_n, f.can_cancel
-       FROM follows f JOIN jobs j ON j.job_key = f.job_key
-       WHERE f.session_key = ? AND f.open = 1 ORDER BY f.ordinal`,
-      sessionKey,
-    )
-    .map((row) => ({
-      jobId: row.job_id,
-      traceId: row.trace_id,
-      positionN: row.position_n,
-      canCancel: row.can_cancel === 1,
-    }));
-}
-
-/** A client that knows of event `seq` has had every reply that was stored before it was given (RES-10). */
-function settleReplies(db: Database, sessionKey: number, seq: number): void {
-  db.run("UPDATE requests SET owed = 0 WHERE session_key = ? AND owed = 1 AND event_seq < ?", sessionKey, seq);
 }
 
 function detach(db: Database, ref: ConnectionRef, now: number): void {
@@ -265,7 +247,12 @@ interface Standing {
   floorN: number;
 }
 
-function storeRuns(db: Database, ref: ConnectionRef, runs: readonly NewRun[]): void {
+function storeRuns(
+  db: Database,
+  ref: ConnectionRef,
+  runs: readonly NewRun[],
+  frameChild: (child: DelegatedJob) => string,
+): OpenedChild[] {
   const session = fence(db, ref);
   const standings = new Map<string, Standing>();
   let lastSeq = session.last_seq;
@@ -316,6 +303,46 @@ function storeRuns(db: Database, ref: ConnectionRef, runs: readonly NewRun[]): v
   if (lastSeq !== session.last_seq) {
     db.run("UPDATE sessions SET last_seq = ? WHERE session_key = ?", lastSeq, session.session_key);
   }
+
+  const opened: OpenedChild[] = [];
+  for (const { jobId, delegateIds } of runs) {
+    if (delegateIds === undefined) continue;
+    for (const child of childrenOf(db, session.session_key, jobId, delegateIds)) {
+      const frame = frameChild(child);
+      followChild(db, session.session_key, child.jobKey);
+      storeChildReply(db, session.session_key, { jobId: child.jobId, eventSeq: lastSeq, frame });
+      opened.push({ jobId: child.jobId, traceId: child.traceId, frame });
+    }
+  }
+  return opened;
+}
+
+/** Those children of a job that a session gets to know of now: it may cancel their parent, and has none of them yet. */
+function childrenOf(
+  db: Database,
+  sessionKey: number,
+  parentJobId: string,
+  delegateIds: readonly string[],
+): (DelegatedJob & { jobKey: number })[] {
+  return db
+    .all<{ job_key: number; job_id: string; trace_id: string; accepted_payload: string }>(
+      `SELECT c.job_key, c.job_id, c.trace_id, c.accepted_payload
+       FROM json_each(?3) wanted CROSS JOIN jobs c ON c.parent_job_id = ?2 AND c.delegate_id = wanted.value
+       WHERE EXISTS (SELECT 1 FROM jobs p JOIN follows f ON f.job_key = p.job_key
+                     WHERE p.job_id = ?2 AND f.session_key = ?1 AND f.can_cancel = 1)
+         AND NOT EXISTS (SELECT 1 FROM follows f
+                         WHERE f.session_key = ?1 AND f.job_key = c.job_key AND f.can_cancel = 1)
+       GROUP BY c.job_key ORDER BY min(wanted.key)`,
+      sessionKey,
+      parentJobId,
+      JSON.stringify(delegateIds),
+    )
+    .map((row) => ({
+      jobKey: row.job_key,
+      jobId: row.job_id,
+      traceId: row.trace_id,
+      acceptedPayload: row.accepted_payload,
+    }));
 }
 
 function standingOf(db: Database, sessionKey: number, jobId: string): Standing | undefined {

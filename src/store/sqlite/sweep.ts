@@ -13,6 +13,7 @@ interface SweptJob {
   run_epoch: number;
   cancel_requested: number;
   cancel_reason: string | null;
+  answers: number;
 }
 
 const NOTHING: SweepAnswer = { sessions: [], jobs: [] };
@@ -37,7 +38,7 @@ function sweep(db: Database, query: SweepQuery): SweepAnswer {
     JSON.stringify(query.sessionIds),
   );
   const jobs = db.all<SweptJob>(
-    `SELECT j.job_id, h.last_n, h.state, h.run_epoch, h.cancel_requested, h.cancel_reason
+    `SELECT j.job_id, h.last_n, h.state, h.run_epoch, h.cancel_requested, h.cancel_reason, h.answers
      FROM json_each(?) wanted CROSS JOIN jobs j ON j.job_id = wanted.value
        CROSS JOIN job_heads h ON h.job_key = j.job_key`,
     JSON.stringify(query.jobIds),
@@ -50,6 +51,7 @@ function sweep(db: Database, query: SweepQuery): SweepAnswer {
       status: row.state,
       runEpoch: row.run_epoch,
       cancelReason: row.cancel_requested === 1 ? row.cancel_reason : undefined,
+      answers: row.answers,
     })),
   };
 }

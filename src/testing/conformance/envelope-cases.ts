@@ -7,7 +7,7 @@ import {
   newMessageId,
   newTraceId,
 } from "../../protocol/index.ts";
-import { detailsOf, type Peer, type Received } from "./peer.ts";
+import { detailsOf, type Peer, type Received, type Request } from "./peer.ts";
 import { type ConformanceCase, checkStream } from "./stage.ts";
 import { check } from "./verdict.ts";
 
@@ -442,6 +442,98 @@ const goodText: ConformanceCase = {
   },
 };
 
+/** Long, and well below what a frame may have. */
+const LONG = "x".repeat(200_000);
+/** Some times what an error needs to name the field, the value's beginning and the remedy. */
+const MOST_ERROR_CHARS = 4_096;
+
+const shortErrors: ConformanceCase = {
+  rule: "ENV-13",
+  title: "what is wrong with a large frame is said in a small answer",
+  async run(stage) {
+    const peer = await stage.connect();
+    const frames: [what: string, id: string, frame: string][] = [
+      ["text that is no JSON", "", LONG],
+      ["an id", "", frameWith(peer, { id: LONG })],
+      ["a type", "long-1", frameWith(peer, { id: "long-1", type: LONG })],
+      ["a session_id", "long-2", frameWith(peer, { id: "long-2", session_id: LONG })],
+      ["an extension's name", "long-3", frameWith(peer, { id: "long-3", extensions: { [LONG]: 1 } })],
+    ];
+    const checkShort = (answer: Received, what: string) => {
+      check(String(answer.envelope.payload["code"]) !== "undefined", `an error for ${what} of 200,000 letters`, answer);
+      check(
+        answer.frame.length <= MOST_ERROR_CHARS,
+        `an answer of at most ${MOST_ERROR_CHARS} characters to ${what} of 200,000 letters`,
+        `${answer.frame.length} characters: ${answer.frame.slice(0, 100)}`,
+      );
+    };
+    for (const [what, id, frame] of frames) checkShort(await peer.askText(frame, id, what), what);
+    const submits: [what: string, payload: object][] = [
+      ["an agent's name", { agent: LONG, input: 1 }],
+      ["an idempotency key", { agent: "echo", input: 1, idempotency_key: LONG }],
+      ["a capability", { agent: "echo", input: 1, lease_request: { [LONG]: [] } }],
+    ];
+    for (const [what, payload] of submits) checkShort(await peer.ask("job.submit", payload), what);
+    await peer.checkAlive("large frames");
+  },
+};
+
+/** What no field takes for granted. */
+const ODD_VALUES: readonly unknown[] = [
+  ...[null, true, -1, 1e308, 0.5, "", "\u0000", "__proto__", "9".repeat(400)],
+  ...[[], {}, [[[[]]]], { __proto__: null, constructor: { prototype: 1 } }, [null, 1, "a"]],
+];
+/** Values that are no text and no whole number. */
+const NEITHER_TEXT_NOR_NUMBER = ODD_VALUES.filter((value) => typeof value === "object" || typeof value === "boolean");
+
+const onceEach: ConformanceCase = {
+  rule: "ENV-14",
+  title: "of many odd frames each is answered once and in kind, and another session hears nothing of it",
+  async run(stage) {
+    const [peer, other] = [await stage.connect(), await stage.connect({ features: ["list_jobs"] })];
+    const requests: Request[] = [];
+    const add = (type: string, payload: Record<string, unknown>, fields: readonly string[], values = ODD_VALUES) => {
+      for (const field of fields) {
+        for (const value of values) requests.push(peer.prepare(type, { ...payload, [field]: value }));
+      }
+    };
+    add("job.submit", { agent: "echo", input: 1 }, ["agent", "idempotency_key", "max_runtime_sec", "lease_request"]);
+    add("job.cancel", { job_id: "job_conformance" }, ["job_id", "reason"]);
+    if (peer.features.includes("subscribe")) {
+      add("job.subscribe", { job_id: "job_conformance" }, ["job_id", "history", "from_event_seq"]);
+    }
+    if (peer.features.includes("list_jobs")) add("session.list_jobs", {}, ["filter", "limit", "cursor"]);
+    if (peer.features.includes("ack")) add("session.ack", {}, ["last_processed_seq"], NEITHER_TEXT_NOR_NUMBER);
+    add("session.ping", {}, ["nonce"], NEITHER_TEXT_NOR_NUMBER);
+    for (const type of ["job.submit", "session.list_jobs", "session.ping"]) {
+      for (const value of ODD_VALUES.filter((one) => typeof one !== "object" || one === null || Array.isArray(one))) {
+        const id = newMessageId();
+        const frame = frameWith(peer, { id, type, payload: value });
+        requests.push({ id, type: "", frame, traceId: undefined, answer: undefined });
+      }
+    }
+    const whole = frameWith(peer, { type: "job.submit", payload: { agent: "echo", input: 1 } });
+    for (let length = 1; length < whole.length; length += 7) {
+      requests.push({ id: "", type: "", frame: whole.slice(0, length), traceId: undefined, answer: undefined });
+    }
+    const from = peer.received.length;
+    peer.post(...requests);
+    for (const request of requests) await peer.answerTo(request);
+    await peer.checkAlive(`${requests.length} odd frames`);
+    const unasked = ["session.ping", "session.pong"];
+    const answers = peer.received
+      .slice(from)
+      .filter((one) => !peer.numbered.includes(one) && !unasked.includes(one.envelope.type));
+    const given = new Set([...requests.map(({ answer }) => answer), answers.at(-1)]);
+    const surplus = answers.find((one) => !given.has(one));
+    check(surplus === undefined, "one answer to each frame", surplus);
+    other.tell("session.ping", { nonce: "still here" });
+    await other.message("session.pong");
+    const heard = other.received.find(({ envelope }) => !["session.welcome", "session.pong"].includes(envelope.type));
+    check(heard === undefined, "another session to hear nothing of it", heard);
+  },
+};
+
 export const ENVELOPE_CASES: readonly ConformanceCase[] = [
   unknownFields,
   wholeFrames,
@@ -459,4 +551,6 @@ export const ENVELOPE_CASES: readonly ConformanceCase[] = [
   traceIds,
   foreignSession,
   goodText,
+  shortErrors,
+  onceEach,
 ];

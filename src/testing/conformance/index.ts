@@ -5,7 +5,9 @@ export {
   type ConformanceOptions,
   type ConformanceSummary,
   conformanceRules,
+  NOT_ON_THE_WIRE,
   type Outcome,
+  type RuleNotRun,
   type RuleResult,
   runConformance,
 } from "./run.ts";

@@ -1,10 +1,10 @@
 /** JOB: submit, follow, cancel, list. */
 import { checkEventBody, newMessageId } from "../../protocol/index.ts";
-import { detailsOf, logged, type Peer, type Received, type Request, record } from "./peer.ts";
+import { codeOf, detailsOf, logged, type Peer, type Received, type Request, record } from "./peer.ts";
+import { checkBurst } from "./resume-cases.ts";
 import { type ConformanceCase, checkStream, type Stage } from "./stage.ts";
 import { check } from "./verdict.ts";
 
-const codeOf = ({ envelope }: Received): unknown => envelope.payload["code"];
 const content = (list: readonly Received[]): string[] => list.map(({ envelope }) => JSON.stringify(envelope.payload));
 
 /** Fails unless a request was refused in that way: a rejection is no event, so it carries no number. */
@@ -674,6 +674,28 @@ const largeInput: ConformanceCase = {
   },
 };
 
+/** Together more than a network takes at once, so that the cut finds the runtime in mid-write. */
+const CUT_MESSAGES = 4_000;
+
+const socketError: ConformanceCase = {
+  rule: "JOB-18",
+  title: "a connection that is torn in mid-write reaches no agent: the job goes on to its result",
+  async run(stage) {
+    const n = Math.min(CUT_MESSAGES, stage.behind);
+    const first = await stage.connect();
+    const jobId = await first.start("burst", { n, bytes: 1_024 });
+    await first.reaches(10);
+    first.stopReading();
+    await stage.pause(50);
+    first.cut();
+    const second = await stage.resume(first);
+    for (let seq = 500; seq < n; seq += 500) await second.reaches(seq);
+    const end = await second.terminal(jobId);
+    check(end.envelope.type === "job.result", "a result for a job whose connection was torn", end);
+    checkBurst(jobId, n, first, second);
+  },
+};
+
 export const JOB_CASES: readonly ConformanceCase[] = [
   ends,
   endsForAll,
@@ -700,5 +722,6 @@ export const JOB_CASES: readonly ConformanceCase[] = [
   othersJobs,
   bodies,
   agentsError,
+  socketError,
   largeInput,
 ];

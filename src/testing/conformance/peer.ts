@@ -17,12 +17,15 @@ import {
   newTraceId,
 } from "../../protocol/index.ts";
 import type { Transport } from "../../transport/transport.ts";
-import { check, shortFrame, Unmet } from "./verdict.ts";
+import { check, Skipped, shortFrame, Unmet } from "./verdict.ts";
 
 /** A transport that a case may break: without `cut` it is closed instead, which shows less. */
 export interface Wire extends Transport {
   /** Ends the connection without a goodbye, as when the network goes. */
   cut?(): void;
+  /** Takes nothing more from the network until {@link readAgain}; without it some cases are skipped. */
+  stopReading?(): void;
+  readAgain?(): void;
 }
 
 /** A frame as it came, and what it says. A part that is not of its shape is empty in `envelope`. */
@@ -51,13 +54,20 @@ export interface ResumeFrom {
 
 export interface HelloOptions {
   token: string;
-  /** `null`: a hello without a feature list. @default every feature of the draft */
+  /** `null`: a hello without a feature list. @default every feature of the draft but that of {@link CREDENTIALS} */
   features?: readonly string[] | null;
   resume?: ResumeFrom;
   /** The draft's own form of a resume (RES-4). @default "session.hello" */
   form?: "session.hello" | "session.resume";
   extensions?: Record<string, unknown>;
 }
+
+/** Credentials are a secret that is issued for each job: only the cases that are about them ask for any. */
+export const CREDENTIALS = "provisioned_credentials";
+const USUAL: readonly string[] = FEATURES.filter((feature) => feature !== CREDENTIALS);
+
+/** How far a flood may run ahead of the network: it is the runtime that is to be flooded, not this process. */
+const SENT_AHEAD_BYTES = 64 * 1024;
 
 /** Which messages may answer a request, where the answer names no request. */
 const ANSWERS: Readonly<Record<string, readonly string[]>> = {
@@ -68,6 +78,7 @@ const ANSWERS: Readonly<Record<string, readonly string[]>> = {
   "job.subscribe": ["job.subscribed", "session.error", "job.error"],
   "session.list_jobs": ["session.jobs", "session.error"],
   "session.close": ["session.closed", "session.error"],
+  "x-vendor.holdfast.answer": ["x-vendor.holdfast.answered", "session.error"],
 };
 const ANSWERS_OF_OTHERS: readonly string[] = ["session.error"];
 
@@ -82,16 +93,23 @@ export const record = (value: unknown): Record<string, unknown> => (isRecord(val
 export const isTerminal = ({ envelope }: Received): boolean =>
   envelope.event_seq !== undefined && (envelope.type === "job.result" || envelope.type === "job.error");
 
+export const codeOf = ({ envelope }: Received): unknown => envelope.payload["code"];
+
+export const messageOf = ({ envelope }: Received): string => String(envelope.payload["message"]);
+
+/** What an event says. */
+export const bodyOf = ({ envelope }: Received): Record<string, unknown> => record(envelope.payload["body"]);
+
 /** An error's `details`. */
 export const detailsOf = ({ envelope }: Received): Record<string, unknown> => record(envelope.payload["details"]);
 
 /** The message of a `log` event, as `burst` and `ticker` emit it. */
-export const logged = ({ envelope }: Received): unknown => record(envelope.payload["body"])["message"];
+export const logged = (received: Received): unknown => bodyOf(received)["message"];
 
 /** What the runtime tells one session of its own delivery, numbered with a job's events. */
 const NOTICES: readonly unknown[] = ["back_pressure", "history_trimmed"];
 
-const isNotice = ({ envelope }: Received): boolean =>
+export const isNotice = ({ envelope }: Received): boolean =>
   envelope.payload["kind"] === "status" && NOTICES.includes(record(envelope.payload["body"])["phase"]);
 
 /** Which request a message says that it answers. */
@@ -182,6 +200,12 @@ export class Peer {
     this.#wire.send([frame]);
   }
 
+  /** Sends texts as they are, in one go, and waits until hardly any of them is still here. */
+  async sendTexts(frames: readonly string[]): Promise<void> {
+    this.#wire.send(frames);
+    await this.#wire.drained(SENT_AHEAD_BYTES);
+  }
+
   /** Sends a request and waits for its answer, whatever it is. */
   async ask(type: string, payload: object, rest: Partial<Envelope> & Record<string, unknown> = {}): Promise<Received> {
     const request = this.prepare(type, payload, rest);
@@ -203,7 +227,7 @@ export class Peer {
 
   /** Says hello; the answer is a welcome or a refusal. */
   async hello(options: HelloOptions): Promise<Received> {
-    const { token, features = FEATURES, resume, form = "session.hello", extensions } = options;
+    const { token, features = USUAL, resume, form = "session.hello", extensions } = options;
     const client = { name: "holdfast-conformance", version: ARCP_VERSION };
     const auth = { scheme: "bearer", token };
     const capabilities = { encodings: ["json"], ...(features === null ? {} : { features }) };
@@ -298,6 +322,11 @@ export class Peer {
     return this.numbered.filter((received) => received.envelope.job_id === jobId && !isNotice(received));
   }
 
+  /** A job's events of that kind, of what came so far. */
+  events(jobId: string, kind: string): Received[] {
+    return this.of(jobId).filter(({ envelope }) => envelope.payload["kind"] === kind);
+  }
+
   /** What a hello needs to come back to this session. */
   from(seq: number = this.lastSeq, token: string = this.resumeToken): ResumeFrom {
     return { sessionId: this.sessionId, token, seq };
@@ -313,6 +342,16 @@ export class Peer {
 
   close(): void {
     this.#wire.close();
+  }
+
+  /** Leaves what comes to the network, until {@link readAgain}. Skips the case where the wire cannot. */
+  stopReading(): void {
+    if (this.#wire.stopReading === undefined) throw new Skipped("this wire cannot stop reading");
+    this.#wire.stopReading();
+  }
+
+  readAgain(): void {
+    this.#wire.readAgain?.();
   }
 
   // ------------------------------------------------------------------------------------------- inbound

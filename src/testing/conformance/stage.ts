@@ -4,6 +4,7 @@
  * left running are cancelled where a connection is there to say so.
  */
 import { type Clock, sleep } from "../../clock.ts";
+import { FEATURES } from "../../protocol/index.ts";
 import { type HelloOptions, Peer, type Received, type ResumeFrom, record, type Wire } from "./peer.ts";
 import { check, Skipped, Unmet } from "./verdict.ts";
 
@@ -14,6 +15,13 @@ export interface ConformanceCase {
   readonly title: string;
   /** Takes seconds by its nature, so it is started first. */
   readonly long?: boolean;
+  /** Fills a limit of the principal's, floods, or restarts: run when all others are over, one at a time. */
+  readonly alone?: boolean;
+  /** Why the case cannot be run with these means, if so. Its rule is then told as not run. */
+  lacks?(means: Means): string | undefined;
+  /** Agents and features without which it cannot be run either. */
+  readonly agents?: readonly string[];
+  readonly features?: readonly string[];
   /**
    * Returns when the rule holds.
    *
@@ -32,8 +40,19 @@ export interface RuntimeFacts {
   readonly resumeWindowSec: number | undefined;
 }
 
+/** What only whoever runs the suite can bring: no message makes it. */
+export interface Means {
+  /** Stops the runtime and starts it again on the same store; resolves when it takes connections. */
+  restart?: (() => Promise<void>) | undefined;
+  /** A token that is good now and expires while the suite runs. */
+  expiringToken?: string | undefined;
+  /** How many connections may be open at a time. */
+  maxConnections: number;
+}
+
 export interface StageOptions {
   open(): Promise<Wire>;
+  means: Means;
   clock: Clock;
   token: string;
   otherToken: string | undefined;
@@ -51,6 +70,7 @@ export class Stage {
   readonly behind: number;
   readonly timeoutMs: number;
   readonly token: string;
+  readonly means: Means;
   readonly #options: StageOptions;
   readonly #peers: Peer[] = [];
 
@@ -61,6 +81,7 @@ export class Stage {
     this.behind = options.behind;
     this.timeoutMs = options.timeoutMs;
     this.token = options.token;
+    this.means = options.means;
   }
 
   /** A connection on which nothing was said yet. */
@@ -120,9 +141,9 @@ export class Stage {
     if (missing !== undefined) this.skip(`the runtime does not offer the feature "${missing}"`);
   }
 
-  /** Skips the case where the runtime offers no such agent. */
-  needsAgent(name: string): void {
-    if (!this.facts.agents.includes(name)) this.skip(`the runtime offers no agent "${name}"`);
+  /** Whether there is a second principal to speak for. */
+  get hasOtherToken(): boolean {
+    return this.#options.otherToken !== undefined;
   }
 
   /** The second principal's token; without one the case is skipped. */
@@ -151,7 +172,7 @@ export class Stage {
 export async function factsOf(wire: Wire, clock: Clock, token: string, timeoutMs: number): Promise<RuntimeFacts> {
   const peer = new Peer(wire, clock, timeoutMs);
   try {
-    const welcome = await peer.hello({ token });
+    const welcome = await peer.hello({ token, features: FEATURES });
     if (welcome.envelope.type !== "session.welcome") throw new Unmet("session.welcome for the first hello", welcome);
     const { payload } = welcome.envelope;
     const { name, version } = record(payload["runtime"]);

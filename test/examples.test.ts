@@ -1,0 +1,51 @@
+/**
+ * Every program in examples/, run as a reader runs it, but on the sources. What it prints is in the file of its name
+ * that ends in `.out`; after a wanted change: `node examples/NAME.ts > examples/NAME.out`.
+ */
+import assert from "node:assert/strict";
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { existsSync, globSync, readFileSync } from "node:fs";
+import path from "node:path";
+import { text } from "node:stream/consumers";
+import { test } from "node:test";
+import { fileURLToPath } from "node:url";
+
+const ROOT = fileURLToPath(new URL("../", import.meta.url));
+const FROM_SOURCE = new URL("holdfast-from-source.ts", import.meta.url).href;
+const LONGEST_MS = 60_000;
+
+const examples = globSync("examples/*.ts", { cwd: ROOT })
+  .map((file) => path.basename(file, ".ts"))
+  .sort();
+
+const read = (name: string): string => readFileSync(path.join(ROOT, "examples", name), "utf8");
+
+/** Without what is another one each time. */
+const settled = (out: string): string =>
+  out
+    .replaceAll("\r\n", "\n")
+    .replaceAll(/\b([a-z]+)_[0-9A-HJKMNP-TV-Z]{26}\b/g, "$1_ID")
+    .replaceAll(/\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z/g, "TIME");
+
+for (const name of examples) {
+  test(`[EXA-1] ${name} runs on its own, prints what it says, and exits 0`, { timeout: LONGEST_MS }, async () => {
+    const child = spawn(process.execPath, ["--import", FROM_SOURCE, `examples/${name}.ts`], {
+      cwd: ROOT,
+      stdio: ["ignore", "pipe", "pipe"],
+      timeout: LONGEST_MS,
+      killSignal: "SIGKILL",
+    });
+    const [out, err, [status]] = await Promise.all([text(child.stdout), text(child.stderr), once(child, "exit")]);
+    assert.equal(status, 0, err);
+    assert.equal(settled(out), settled(read(`${name}.out`)), err);
+  });
+}
+
+test("[EXA-2] the table of examples names each of them, and nothing else", () => {
+  const listed = [...read("README.md").matchAll(/^\| \[([a-z]+)\.ts\]\(\1\.ts\) \| \S/gm)].map(([, name = ""]) => name);
+  assert.deepEqual(listed.toSorted(), examples);
+  for (const file of globSync("examples/*.out", { cwd: ROOT })) {
+    assert.ok(existsSync(path.join(ROOT, file.replace(/\.out$/, ".ts"))), `${file} belongs to no example`);
+  }
+});
