@@ -17,14 +17,27 @@ import { burstRow } from "./rows/burst.ts";
 import { crowdRow } from "./rows/crowd.ts";
 import { echoRow } from "./rows/echo.ts";
 import { idleRow } from "./rows/idle.ts";
+import { locksRow } from "./rows/locks.ts";
 import { millionRow } from "./rows/million.ts";
 import { pingRow } from "./rows/ping.ts";
 import { replayRow } from "./rows/replay.ts";
 import { type Figures, median, type Row } from "./rows/row.ts";
 import { subscribersRow } from "./rows/subscribers.ts";
+import { turnsRow } from "./rows/turns.ts";
 import { type ServerKind, ServerProcess } from "./server-process.ts";
 
-const ROWS: readonly Row[] = [burstRow, echoRow, subscribersRow, replayRow, idleRow, pingRow, millionRow, crowdRow];
+const ROWS: readonly Row[] = [
+  burstRow,
+  echoRow,
+  subscribersRow,
+  replayRow,
+  idleRow,
+  pingRow,
+  millionRow,
+  crowdRow,
+  locksRow,
+  turnsRow,
+];
 const ROUNDS = 3;
 const BOTH: readonly ServerKind[] = ["baseline", "holdfast"];
 
@@ -75,8 +88,9 @@ async function measured(row: Row): Promise<Record<ServerKind, Figures>> {
 }
 
 async function measure(row: Row, kind: ServerKind): Promise<Figures> {
-  await using server = await ServerProcess.start(kind, kind === "holdfast" ? row.options : undefined);
   const scale = flags.quick === true ? 0.1 : 1;
+  if ("measureHere" in row) return await row.measureHere(kind, scale);
+  await using server = await ServerProcess.start(kind, kind === "holdfast" ? row.options : undefined);
   if (profiles === undefined) return await row.measure(server, scale);
   await server.startProfile();
   const figures = await row.measure(server, scale);

@@ -7,7 +7,12 @@ import { globSync, readFileSync } from "node:fs";
 import path from "node:path";
 
 /** Where tests live: beside the source, in test/, and in the contract suites that are exported. */
-const TEST_FILES = ["src/**/*.test.ts", "test/**/*.test.ts", "src/testing/*-contract.ts"];
+const TEST_FILES = [
+  "src/**/*.test.ts",
+  "test/**/*.test.ts",
+  "src/testing/*-contract.ts",
+  "src/testing/*-contract/*-cases.ts",
+];
 
 /** `- **RES-3** …` at the start of a line. */
 const RULE = /^- \*\*([A-Z]{2,4}-\d+)\*\*/gm;

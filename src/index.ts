@@ -3,6 +3,7 @@
  * (`holdfast/sqlite`), the client is its own entry (`holdfast/client`).
  */
 export { type Clock, systemClock, type Timer } from "./clock.ts";
+export * from "./conversation/index.ts";
 export type { Logger } from "./logger.ts";
 export { ArcpError, type ErrorCode } from "./protocol/index.ts";
 export * from "./runtime/index.ts";
@@ -17,6 +18,7 @@ export {
   type ServeOptions,
   serve,
   tokensFromFile,
+  withOperators,
 } from "./server/index.ts";
 // All of it: who writes a store of his own implements and throws these.
 export * from "./store/store.ts";

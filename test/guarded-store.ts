@@ -1,4 +1,6 @@
 import type {
+  BindingFacet,
+  ConversationFacet,
   CredentialFacet,
   Hint,
   JobFacet,
@@ -22,6 +24,8 @@ export class GuardedStore implements Store {
   readonly requests: RequestFacet;
   readonly jobs: JobFacet;
   readonly nodes: NodeFacet;
+  readonly conversations: ConversationFacet;
+  readonly bindings: BindingFacet;
   readonly questions: QuestionFacet;
   readonly credentials: CredentialFacet;
   readonly #inner: Store;
@@ -34,6 +38,8 @@ export class GuardedStore implements Store {
     this.requests = this.#guardAll(inner.requests);
     this.jobs = this.#guardAll(inner.jobs);
     this.nodes = this.#guardAll(inner.nodes);
+    this.conversations = this.#guardAll(inner.conversations);
+    this.bindings = this.#guardAll(inner.bindings);
     this.questions = this.#guardAll(inner.questions);
     this.credentials = this.#guardAll(inner.credentials);
   }

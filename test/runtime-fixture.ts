@@ -7,6 +7,7 @@ import assert from "node:assert/strict";
 import { join } from "node:path";
 import { setImmediate as turn } from "node:timers/promises";
 import { systemClock } from "../src/clock.ts";
+import { Conversations, type ConversationsOptions } from "../src/conversation/index.ts";
 import type { Logger } from "../src/logger.ts";
 import type { Envelope } from "../src/protocol/index.ts";
 import { type Identity, type JobContext, Runtime, type RuntimeOptions } from "../src/runtime/index.ts";
@@ -112,6 +113,8 @@ export interface FixtureOptions extends Omit<Partial<RuntimeOptions>, "store" | 
   /** Good tokens. Besides, each of `alice`, `bob` and `carol` is the token of the principal of that name. */
   tokens?: Record<string, Identity>;
   auth?: RuntimeOptions["auth"];
+  /** Gives the runtime conversations. @default none */
+  conversations?: ConversationsOptions;
   /** Puts something between the runtime and its store, e.g. failures. */
   wrap?: (store: Store) => Store;
 }
@@ -132,10 +135,11 @@ export class RuntimeFixture {
   readonly store: Store;
   readonly #folder: Awaited<ReturnType<typeof temporaryFolder>>;
   readonly #puppets = new Map<string, Puppet>();
+  readonly #conversations: Conversations | undefined;
 
   constructor(folder: Awaited<ReturnType<typeof temporaryFolder>>, options: FixtureOptions) {
     this.#folder = folder;
-    const { tokens = {}, wrap = (store: Store) => store, ...rest } = options;
+    const { tokens = {}, wrap = (store: Store) => store, conversations, ...rest } = options;
     const known: Record<string, Identity> = { ...tokens };
     for (const principal of ["alice", "bob", "carol"]) known[principal] ??= { principal };
     const write = (level: LogEntry["level"]) => (fields: object, message: string) => {
@@ -152,6 +156,7 @@ export class RuntimeFixture {
       clock: this.clock,
       logger,
     });
+    this.#conversations = conversations === undefined ? undefined : new Conversations(this.runtime, conversations);
     this.runtime.agent("echo", (input) => input);
     this.runtime.agent("sleeper", (_input, job) => job.sleep(1e9));
     this.runtime.agent(
@@ -167,6 +172,11 @@ export class RuntimeFixture {
   async puppet(jobId: string): Promise<Puppet> {
     await eventually(() => this.#puppets.has(jobId), `${jobId} to start`);
     return this.#puppets.get(jobId) as Puppet;
+  }
+
+  get conversations(): Conversations {
+    assert(this.#conversations !== undefined, "the fixture was made without conversations");
+    return this.#conversations;
   }
 
   /** How many puppets ever started. */

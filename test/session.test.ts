@@ -26,6 +26,8 @@ function replacing(
     nodes: facet(store.nodes, replaced.nodes),
     questions: store.questions,
     credentials: store.credentials,
+    conversations: store.conversations,
+    bindings: store.bindings,
     start: () => store.start(),
     stop: () => store.stop(),
     sweep: (query) => store.sweep(query),

@@ -18,19 +18,30 @@ export interface Line {
   met?: boolean;
 }
 
-export interface Row {
+interface AnyRow {
   /** For `--only`. */
   readonly name: string;
   /** Who is measured; both when not said. */
   readonly servers?: readonly ServerKind[];
   /** At most so many rounds. */
   readonly rounds?: number;
+  lines(holdfast: Figures, baseline: Figures): Line[];
+}
+
+export interface ServerRow extends AnyRow {
   /** Of the runtime. */
   readonly options?: object;
   /** @param scale 1, or less for a short run */
   measure(server: ServerProcess, scale: number): Promise<Figures>;
-  lines(holdfast: Figures, baseline: Figures): Line[];
 }
+
+/** What needs no server: the store alone, in the process of the benchmark. */
+export interface LocalRow extends AnyRow {
+  /** @param scale 1, or less for a short run */
+  measureHere(kind: ServerKind, scale: number): Promise<Figures>;
+}
+
+export type Row = ServerRow | LocalRow;
 
 export const median = (values: readonly number[]): number =>
   values.toSorted((a, b) => a - b)[Math.floor(values.length / 2)] ?? Number.NaN;

@@ -1,10 +1,11 @@
 /** `holdfast jobs`: the principal's jobs, newest first. */
 import Table from "cli-table3";
-import { Command, InvalidArgumentError, Option } from "commander";
+import { Command, Option } from "commander";
 import type { ListedJob } from "../protocol/index.ts";
 import { type ConnectionFlags, findTarget, openSession, withConnectionFlags } from "./connection.ts";
 import { jobTree } from "./job-tree.ts";
-import { shortened, type Terminal } from "./terminal.ts";
+import { limitOf } from "./limit.ts";
+import { readableTime, shortened, type Terminal } from "./terminal.ts";
 
 const STATUSES = ["pending", "running", "success", "error", "cancelled", "timed_out"] as const;
 
@@ -12,12 +13,6 @@ interface JobsFlags extends ConnectionFlags {
   status: (typeof STATUSES)[number][];
   agent?: string;
   limit: number;
-}
-
-function limitOf(text: string): number {
-  const limit = Number(text);
-  if (!/^\d+$/.test(text) || limit < 1 || limit > 1000) throw new InvalidArgumentError("Give a number from 1 to 1000.");
-  return limit;
 }
 
 export function jobsCommand(terminal: Terminal): Command {
@@ -55,7 +50,7 @@ function tableOf(jobs: readonly ListedJob[]): string {
       depth === 0 ? shortened(job.job_id, 64) : `${"  ".repeat(depth - 1)}└ ${shortened(job.job_id, 64)}`,
       shortened(job.agent, 40),
       shortened(job.status, 12),
-      shortened(job.created_at.replace("T", " ").replace(/\.\d+Z$/, " UTC"), 24),
+      readableTime(job.created_at),
     ]);
   }
   return table.toString();

@@ -5,13 +5,17 @@ import { answerCommand } from "./answer.ts";
 import { backupCommand } from "./backup.ts";
 import { cancelCommand } from "./cancel.ts";
 import { conformanceCommand } from "./conformance.ts";
+import { conversationsCommand } from "./conversations.ts";
 import { demoCommand } from "./demo/command.ts";
+import { doctorCommand } from "./doctor.ts";
 import { jobsCommand } from "./jobs.ts";
+import { locksCommand } from "./locks.ts";
 import { oneLine, Problem } from "./problem.ts";
 import { resultCommand } from "./result.ts";
 import { serveCommand } from "./serve.ts";
 import { submitCommand } from "./submit.ts";
 import { terminalOn } from "./terminal.ts";
+import { turnCommand } from "./turn.ts";
 import { watchCommand } from "./watch.ts";
 
 const terminal = terminalOn(process.stdout, process.stderr);
@@ -26,6 +30,8 @@ const program = new Command("holdfast")
   .description("Keeps the sessions between people, clients and AI agents.")
   .version(VERSION)
   .exitOverride()
+  // What stands behind a command's name is that command's, and its subcommand's behind that one's.
+  .enablePositionalOptions()
   .configureOutput({
     // The parser's complaints are told below, in one line and with what to do.
     outputError: () => undefined,
@@ -37,11 +43,17 @@ const program = new Command("holdfast")
   .addCommand(resultCommand(terminal))
   .addCommand(cancelCommand(terminal))
   .addCommand(answerCommand(terminal))
+  .addCommand(turnCommand(terminal))
+  .addCommand(conversationsCommand(terminal))
+  .addCommand(locksCommand(terminal))
   .addCommand(backupCommand(terminal))
   .addCommand(conformanceCommand(terminal))
+  .addCommand(doctorCommand(terminal))
   .addCommand(demoCommand(terminal));
 
-for (const command of program.commands) command.exitOverride().configureOutput({ outputError: () => undefined });
+for (const command of program.commands.flatMap((one) => [one, ...one.commands])) {
+  command.exitOverride().configureOutput({ outputError: () => undefined });
+}
 
 try {
   await program.parseAsync();

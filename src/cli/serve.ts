@@ -13,6 +13,7 @@ import pino from "pino";
 import pretty from "pino-pretty";
 import { registerDemoAgents, surveyLease } from "../agents/index.ts";
 import { systemClock } from "../clock.ts";
+import { Conversations } from "../conversation/index.ts";
 import type { Logger } from "../logger.ts";
 import type { Lease } from "../protocol/index.ts";
 import { type Authenticator, DEFAULT_GRANTS, type Grants, type LeasePolicy, Runtime } from "../runtime/index.ts";
@@ -25,16 +26,18 @@ import {
   type ServeOptions,
   serve,
   tokensFromFile,
+  withOperators,
 } from "../server/index.ts";
 import { sqlite } from "../store/sqlite/index.ts";
 import { stdioTransport } from "../transport/stdio.ts";
 import { ensureHome, homeDirectory, removeDiscovery, runningServer, writeDiscovery } from "./discovery.ts";
 import { joinedLeases, leaseOption } from "./lease-option.ts";
+import { type OpencodeFlags, opencodeService } from "./opencode.ts";
 import { oneLine, Problem } from "./problem.ts";
 import { positiveSeconds, seconds } from "./seconds.ts";
 import type { Terminal } from "./terminal.ts";
 
-interface ServeFlags {
+interface ServeFlags extends OpencodeFlags {
   port: number;
   host: string;
   stdio: boolean;
@@ -46,8 +49,11 @@ interface ServeFlags {
   heartbeat: number;
   resumeWindow: number;
   retention: number;
+  lockTtl: number;
+  maxQueued: number;
   token: Record<string, string>;
   tokenFile?: string;
+  operator: string[];
   allowHost: string[];
   allowOrigin: string[];
   insecurePlaintext: boolean;
@@ -71,7 +77,20 @@ function tokenPair(text: string, before: Record<string, string>): Record<string,
   }
 }
 
+function lockTtl(text: string): number {
+  const value = positiveSeconds(text);
+  if (value > MAX_LOCK_TTL_SEC) throw new InvalidArgumentError(`Give at most ${MAX_LOCK_TTL_SEC} seconds (a day).`);
+  return value;
+}
+
+function wholeNumber(text: string): number {
+  if (!/^\d{1,9}$/.test(text)) throw new InvalidArgumentError("Give a whole number from 0.");
+  return Number(text);
+}
+
 const collect = (text: string, before: string[]): string[] => [...before, text];
+
+const MAX_LOCK_TTL_SEC = 86_400;
 
 /** What says where to listen, or tells where that is. */
 const PORT_OPTIONS = ["port", "host", "allowHost", "allowOrigin", "insecurePlaintext", "tlsCert", "tlsKey", "json"];
@@ -95,12 +114,18 @@ export function serveCommand(terminal: Terminal): Command {
       {},
     )
     .option("--model <pattern>", "a model that leases may name with model.use (repeatable)", collect, [])
+    .option("--opencode <url>", "offer the agent opencode, of the OpenCode server there; spawn starts one")
+    .option("--opencode-config <file>", "with spawn: its opencode.json, which names a model and its provider")
+    .option("--opencode-command <file>", "with spawn: the program (default: opencode, on the PATH)")
     .option("--drain <seconds>", "how long running jobs may go on after the first signal", seconds, 10)
     .option("--heartbeat <seconds>", "how long a quiet connection goes without a ping", positiveSeconds, 30)
     .option("--resume-window <seconds>", "how long a session without a connection is kept", positiveSeconds, 600)
     .option("--retention <seconds>", "how long a job is kept after its end", positiveSeconds, 86_400)
+    .option("--lock-ttl <seconds>", "how long a conversation stays locked by a process that hangs", lockTtl, 180)
+    .option("--max-queued <n>", "turns of one conversation that may wait", wholeNumber, 100)
     .option("--token <token=principal>", "accept a token (repeatable, for development)", tokenPair, {})
     .option("--token-file <file>", "accept the tokens of a JSON file, which only you can read")
+    .option("--operator <principal>", "may use keys of channels and break locks (repeatable)", collect, [])
     .option("--allow-host <name>", "a further name under which the server is reached (repeatable)", collect, [])
     .option("--allow-origin <origin>", "a further origin whose pages may connect (repeatable)", collect, [])
     .option("--insecure-plaintext", "allow another address than loopback without TLS", false)
@@ -110,7 +135,7 @@ export function serveCommand(terminal: Terminal): Command {
     .option("--json", "print one JSON object instead of the banner", false)
     .addHelpText(
       "after",
-      "\nHOLDFAST_TOKENS=TOKEN=PRINCIPAL,… gives tokens too. Without any, one is made.\n" +
+      "\nHOLDFAST_TOKENS=TOKEN=PRINCIPAL,… gives tokens too. Without any, one is made: yours, and an operator's.\n" +
         "With --stdio one must be given: a line is a message, the hello brings the token, and the end of standard input stops the server.",
     )
     .action((flags: ServeFlags) => run(flags, terminal));
@@ -151,15 +176,15 @@ async function accessFor(flags: ServeFlags, environment: NodeJS.ProcessEnv, logg
       throw new Problem(`--token-file: ${oneLine(error)}`, 2, error);
     }
   }
+  const auth = () => withOperators(firstOf(authenticators), flags.operator);
   // A token that was given in the clear serves the local commands as well; a file may hold only hashes.
   const [first] = Object.entries(given);
-  if (first !== undefined) {
-    return { auth: firstOf(authenticators), localToken: first[0], principal: first[1], generated: false };
-  }
+  if (first !== undefined) return { auth: auth(), localToken: first[0], principal: first[1], generated: false };
+  // It is the token of whoever started the server, and may do all that its owner may.
   const localToken = generateToken();
   const principal = userInfo().username;
-  authenticators.push(bearerTokens({ [localToken]: principal }));
-  return { auth: firstOf(authenticators), localToken, principal, generated: flags.tokenFile === undefined };
+  authenticators.push(bearerTokens({ [localToken]: { principal, operator: true } }));
+  return { auth: auth(), localToken, principal, generated: flags.tokenFile === undefined };
 }
 
 async function tlsFor(flags: ServeFlags): Promise<Pick<ServeOptions, "tls">> {
@@ -212,9 +237,16 @@ async function run(flags: ServeFlags, terminal: Terminal): Promise<void> {
     models: flags.model,
     policy: policyFor(flags),
   });
+  await using opencode = await opencodeService(flags, home, logger);
+  const conversations = new Conversations(runtime, {
+    lockTtlMs: flags.lockTtl * 1_000,
+    maxQueuedTurns: flags.maxQueued,
+    ...(opencode === undefined ? {} : { upstream: { backends: [opencode.backend] } }),
+  });
+  opencode?.register(runtime, conversations);
   if (flags.demo) registerDemoAgents(runtime, { directory: process.cwd() });
   if (flags.stdio) await serveStdio(runtime, flags, logger);
-  else await servePort(runtime, { flags, terminal, home, storeFile, access, logger });
+  else await servePort(runtime, { conversations, flags, terminal, home, storeFile, access, logger });
 }
 
 /** What was granted on the command line; and the demo's reader may read where it was started. */
@@ -225,6 +257,7 @@ function policyFor({ grant, model, demo }: ServeFlags): LeasePolicy {
 }
 
 interface PortParts {
+  conversations: Conversations;
   flags: ServeFlags;
   terminal: Terminal;
   home: string;
@@ -234,7 +267,7 @@ interface PortParts {
 }
 
 async function servePort(runtime: Runtime, parts: PortParts): Promise<void> {
-  const { flags, terminal, home, storeFile, access, logger } = parts;
+  const { conversations, flags, terminal, home, storeFile, access, logger } = parts;
   const tls = await tlsFor(flags);
   const older = await runningServer(home).catch((error: unknown) => {
     logger.warn({ err: error }, "the discovery file of an earlier server cannot be used; it is replaced");
@@ -248,6 +281,7 @@ async function servePort(runtime: Runtime, parts: PortParts): Promise<void> {
       allowedHosts: flags.allowHost,
       allowedOrigins: flags.allowOrigin,
       insecurePlaintext: flags.insecurePlaintext,
+      conversations,
       logger,
       ...tls,
     });
@@ -312,12 +346,19 @@ function banner(
 ): void {
   terminal.line(`holdfast serves ${server.url}`);
   terminal.line(`  store   ${storeFile}`);
-  terminal.line(
-    `  agents  ${flags.demo ? "echo, burst, ticker, survey, approve, relay, meter, spool" : "none; --demo offers some, your own program registers more"}`,
-  );
-  if (access.generated) terminal.line(`  token   ${access.localToken}  (${access.principal}; made for this run)`);
+  terminal.line(`  agents  ${offered(flags)}`);
+  if (access.generated)
+    terminal.line(`  token   ${access.localToken}  (${access.principal}, an operator; made for this run)`);
   if (flags.demo) terminal.line("  try     holdfast submit survey --follow");
   terminal.line("  stop    Ctrl-C");
+}
+
+function offered({ demo, opencode }: ServeFlags): string {
+  const agents = [
+    demo ? "echo, burst, ticker, survey, approve, relay, meter, spool" : "",
+    opencode === undefined ? "" : "opencode",
+  ];
+  return agents.filter(Boolean).join(", ") || "none; --demo offers some, your own program registers more";
 }
 
 interface Stopping {

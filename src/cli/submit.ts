@@ -1,38 +1,27 @@
 /** `holdfast submit AGENT [JSON]`: one job, and with `--follow` its events to its end (CLI-3). */
 import { Command } from "commander";
-import { ArcpError, type Lease } from "../protocol/index.ts";
+import { ArcpError } from "../protocol/index.ts";
 import { type ConnectionFlags, findTarget, openSession, withConnectionFlags } from "./connection.ts";
 import { follow } from "./follow.ts";
+import { type JobFlags, jobOptionsOf, withJobFlags } from "./job-options.ts";
 import { jsonArgument } from "./json-argument.ts";
-import { leaseOption } from "./lease-option.ts";
 import { pour } from "./pour.ts";
 import { Problem } from "./problem.ts";
-import { positiveSeconds } from "./seconds.ts";
 import type { Terminal } from "./terminal.ts";
 
-interface SubmitFlags extends ConnectionFlags {
+interface SubmitFlags extends ConnectionFlags, JobFlags {
   follow: boolean;
   stream: boolean;
   key?: string;
-  lease?: Lease;
-  leaseExpires?: string;
-  maxRuntime?: number;
 }
 
 export function submitCommand(terminal: Terminal): Command {
-  return withConnectionFlags(new Command("submit"))
+  return withConnectionFlags(withJobFlags(new Command("submit")))
     .description("Submit a job. JSON is the agent's input; `-` reads it from standard input.")
     .argument("<agent>", "NAME or NAME@VERSION")
     .argument("[json]", "the agent's input", "{}")
     .option("--follow", "show events to the job's end; Ctrl-C cancels the job", false)
     .option("--stream", "write the result as it comes, and nothing else; Ctrl-C cancels the job", false)
-    .option(
-      "--lease <capability=pattern>",
-      "what the job may do (repeatable), such as cost.budget=USD:5",
-      (text, before?: Lease) => leaseOption(text, before ?? {}),
-    )
-    .option("--lease-expires <time>", "when the lease ends, and the job with it: ISO 8601 in UTC")
-    .option("--max-runtime <seconds>", "the job is ended when it runs longer", positiveSeconds)
     .option("--key <key>", "idempotency key: the same key never starts a second job")
     .action(async (agent: string, json: string, flags: SubmitFlags) => {
       process.exitCode = await run(agent, json, flags, terminal);
@@ -48,12 +37,7 @@ async function run(agent: string, json: string, flags: SubmitFlags, terminal: Te
   await using session = await openSession(target);
   let job: Awaited<ReturnType<typeof session.submit>>;
   try {
-    job = await session.submit(agent, input, {
-      idempotencyKey: flags.key,
-      leaseRequest: flags.lease,
-      leaseConstraints: flags.leaseExpires === undefined ? undefined : { expiresAt: flags.leaseExpires },
-      maxRuntimeSec: flags.maxRuntime,
-    });
+    job = await session.submit(agent, input, { ...jobOptionsOf(flags), idempotencyKey: flags.key });
   } catch (error) {
     if (error instanceof ArcpError) throw new Problem(`${error.code}: ${error.message}`, 1, error);
     throw error;

@@ -24,6 +24,9 @@ export function shortened(text: string, max: number): string {
   return printable.length <= max ? printable : `${printable.slice(0, max - 1)}…`;
 }
 
+/** An ISO 8601 time in UTC, as a table shows it: `2026-01-31 12:00:00 UTC`. */
+export const readableTime = (iso: string): string => shortened(iso.replace("T", " ").replace(/(\.\d+)?Z$/, " UTC"), 24);
+
 /** Where a command writes. */
 export interface Terminal {
   /** One line of what was asked for, on standard output. Control characters are stripped. */

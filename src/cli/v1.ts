@@ -4,16 +4,22 @@ import { systemClock } from "../clock.ts";
 import type { Target } from "./connection.ts";
 import { oneLine, Problem } from "./problem.ts";
 
-const ProblemBody = z.object({ status: z.number(), code: z.string(), detail: z.string() });
+const ProblemBody = z.object({
+  status: z.number(),
+  code: z.string(),
+  detail: z.string(),
+  details: z.looseObject({ reason: z.string().optional() }).optional(),
+});
 
 /** How long a server may take to answer. */
 const TIMEOUT_MS = 30_000;
 
 /** `ws://host:7777/arcp` is the wire, `http://host:7777/v1` the API beside it. */
-function apiUrl(wireUrl: string, path: string): URL {
+function apiUrl(wireUrl: string, path: string, query: string): URL {
   const url = new URL(wireUrl);
   url.protocol = url.protocol === "wss:" ? "https:" : "http:";
   url.pathname = `${url.pathname.replace(/\/arcp\/?$/, "")}/v1${path}`;
+  url.search = query;
   return url;
 }
 
@@ -31,20 +37,56 @@ type JobPath = "" | "/result" | "/cancel" | "/questions" | `/questions/${string}
  *
  * @throws Problem when the server cannot be reached, refuses the token, or knows no such job
  */
-export async function askAboutJob<T>(
+export function askAboutJob<T>(
   target: Target,
   jobId: string,
   question: { method: "GET" | "POST"; path: JobPath; body?: object },
   schema: z.ZodType<T>,
 ): Promise<T> {
-  const { method, path, body } = question;
+  const unknown = `No job ${jobId} of yours is there; \`holdfast jobs\` lists them.`;
+  const path = `/jobs/${encodeURIComponent(jobId)}${question.path}`;
+  return ask(target, { ...question, path }, schema, (problem) =>
+    problem.code === "JOB_NOT_FOUND" ? unknown : undefined,
+  );
+}
+
+/**
+ * Asks about conversations, or about the one of an id.
+ *
+ * @throws Problem when the server cannot be reached, refuses the token, keeps none, or knows no such conversation
+ */
+export function askAboutConversations<T>(
+  target: Target,
+  question: { method: "GET" | "POST" | "DELETE"; path: "/conversations" | "/locks"; query?: string; body?: object } & (
+    | { id?: undefined }
+    | { id: string; of: "" | "/lock/break" }
+  ),
+  schema: z.ZodType<T>,
+): Promise<T> {
+  const { id, query = "" } = question;
+  const rest = id === undefined ? "" : `/${encodeURIComponent(id)}${question.of}`;
+  return ask(target, { ...question, path: `${question.path}${rest}`, query }, schema, ({ details }) =>
+    details?.reason === "unknown_conversation"
+      ? `No conversation ${id} of yours is there; \`holdfast conversations\` lists them.`
+      : undefined,
+  );
+}
+
+/** @param known what a failure means here; otherwise its code and detail are told */
+async function ask<T>(
+  target: Target,
+  question: { method: "GET" | "POST" | "DELETE"; path: string; query?: string; body?: object },
+  schema: z.ZodType<T>,
+  known: (problem: z.infer<typeof ProblemBody>) => string | undefined,
+): Promise<T> {
+  const { method, path, query = "", body } = question;
   const headers = { authorization: `Bearer ${target.token}`, "content-type": "application/json" };
   const late = new AbortController();
   const timer = systemClock.after(TIMEOUT_MS, () => late.abort(new Error(`no answer within ${TIMEOUT_MS} ms`)));
   let status: number;
   let answer: unknown;
   try {
-    const response = await fetch(apiUrl(target.url, `/jobs/${encodeURIComponent(jobId)}${path}`), {
+    const response = await fetch(apiUrl(target.url, path, query), {
       method,
       headers,
       body: body === undefined ? null : JSON.stringify(body),
@@ -67,8 +109,6 @@ export async function askAboutJob<T>(
   if (problem?.code === "UNAUTHENTICATED") {
     throw new Problem(`${target.url} refuses the token; give a good one with --token or HOLDFAST_TOKEN.`);
   }
-  if (problem?.code === "JOB_NOT_FOUND") {
-    throw new Problem(`No job ${jobId} of yours is there; \`holdfast jobs\` lists them.`);
-  }
-  throw new Problem(problem === undefined ? `${target.url} answered ${status}.` : `${problem.code}: ${problem.detail}`);
+  if (problem === undefined) throw new Problem(`${target.url} answered ${status}.`);
+  throw new Problem(known(problem) ?? `${problem.code}: ${problem.detail}`);
 }

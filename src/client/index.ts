@@ -29,5 +29,7 @@ export type {
   Session,
   SubmitOptions,
   SubscribeOptions,
+  TurnOptions,
 } from "./session.ts";
 export type { SessionStatus } from "./status.ts";
+export type { Turn, TurnKey } from "./turn.ts";

@@ -8,6 +8,7 @@ import { Children } from "./children.ts";
 import { type BufferListener, EventBuffer, type JobEvent } from "./event-buffer.ts";
 import { JobResult, type Terminal } from "./job-result.ts";
 import type { ResultReader } from "./result-reader.ts";
+import type { Turn } from "./turn.ts";
 
 /**
  * A job that this session follows. Iterating it gives its events, once each and in order, and ends
@@ -19,6 +20,8 @@ export interface JobHandle extends AsyncIterable<JobEvent> {
   readonly agent: string;
   /** What the runtime said of the job when this session began to follow it. */
   readonly accepted: AcceptedPayload | SubscribedPayload;
+  /** Of a job that this session submitted as a turn: where it stood when it was accepted. */
+  readonly turn: Turn | undefined;
   /**
    * The job's result; a chunked one is put together: a string, or a `Uint8Array` when the agent sent bytes.
    * Rejects with the job's `ArcpError`, or as `terminal` does; with an `Error` when chunks are missing or
@@ -69,6 +72,7 @@ export class LiveJob implements JobHandle {
   readonly #children = new Children<JobHandle>();
   readonly #terminal = Promise.withResolvers<Terminal>();
   #accepted: AcceptedPayload | SubscribedPayload | undefined;
+  #turn: Turn | undefined;
   #ended = false;
 
   constructor(id: string, parts: JobParts) {
@@ -87,6 +91,10 @@ export class LiveJob implements JobHandle {
 
   get agent(): string {
     return this.accepted.agent;
+  }
+
+  get turn(): Turn | undefined {
+    return this.#turn;
   }
 
   get result(): Promise<unknown> {
@@ -136,8 +144,9 @@ export class LiveJob implements JobHandle {
   }
 
   /** What the first reply about the job said; a later one changes nothing. */
-  describe(accepted: AcceptedPayload | SubscribedPayload): void {
+  describe(accepted: AcceptedPayload | SubscribedPayload, turn?: Turn): void {
     this.#accepted ??= accepted;
+    this.#turn ??= turn;
   }
 
   deliver(event: JobEvent, bytes: number): void {

@@ -19,6 +19,7 @@ import {
   newTraceId,
   parseTraceId,
   type SubscribedPayload,
+  TURN,
 } from "../protocol/index.ts";
 import type { Transport } from "../transport/transport.ts";
 import { Acks } from "./acks.ts";
@@ -39,8 +40,10 @@ import type {
   Session,
   SubmitOptions,
   SubscribeOptions,
+  TurnOptions,
 } from "./session.ts";
 import { type SessionStatus, StatusFeed } from "./status.ts";
+import { noTurns, type TurnKey, turnOf } from "./turn.ts";
 
 type ClosedStatus = Extract<SessionStatus, { state: "closed" }>;
 
@@ -157,8 +160,30 @@ export class LiveSession implements Session {
 
   // --------------------------------------------------------------------------------------- requests
 
-  async submit(agent: string, input: unknown = null, options: SubmitOptions = {}): Promise<LiveJob> {
+  submit(agent: string, input: unknown = null, options: SubmitOptions = {}): Promise<LiveJob> {
+    return this.#submit(agent, input, options, { repeatable: options.idempotencyKey !== undefined });
+  }
+
+  async turn(key: TurnKey, agent: string, input: unknown = null, options: TurnOptions = {}): Promise<LiveJob> {
+    const { onBusy, messageId, userId, idempotencyKey } = options;
+    const turn = { key, onBusy, messageId, user_id: userId };
+    const job = await this.#submit(agent, input, options, {
+      extensions: { [TURN]: turn },
+      repeatable: idempotencyKey !== undefined || messageId !== undefined,
+    });
+    if (job.turn !== undefined) return job;
+    if (!job.ended) this.#letGo(job.id, "the runtime knows no turns");
+    throw noTurns();
+  }
+
+  async #submit(
+    agent: string,
+    input: unknown,
+    options: SubmitOptions,
+    how: { extensions?: Record<string, unknown>; repeatable: boolean },
+  ): Promise<LiveJob> {
     const { signal } = options;
+    const { extensions, repeatable } = how;
     const id = newMessageId();
     const traceId = options.traceId ?? newTraceId();
     const payload = {
@@ -175,10 +200,10 @@ export class LiveSession implements Session {
       "submit",
       {
         id,
-        frames: [this.#frame("job.submit", payload, { id, trace_id: traceId })],
+        frames: [this.#frame("job.submit", payload, { id, trace_id: traceId, ...(extensions && { extensions }) })],
         // A runtime that answers by it answers with the trace id alone.
         traceId: parseTraceId(traceId) ?? traceId,
-        repeatable: options.idempotencyKey !== undefined,
+        repeatable,
       },
       signal,
     );
@@ -634,7 +659,7 @@ export class LiveSession implements Session {
     }
     if (type === "job.accepted" && request.kind === "submit" && jobId !== undefined) {
       if (request.abandoned) this.#letGo(jobId, "aborted by the submitter");
-      else request.resolve(this.#follow(jobId, payload as unknown as AcceptedPayload));
+      else request.resolve(this.#follow(jobId, payload as unknown as AcceptedPayload, message.extensions));
     } else if (type === "job.subscribed" && request.kind === "subscribe" && jobId !== undefined) {
       if (!request.abandoned) request.resolve(this.#follow(jobId, payload as unknown as SubscribedPayload));
       else if (!this.#jobs.has(jobId)) this.#leave(jobId);
@@ -663,9 +688,9 @@ export class LiveSession implements Session {
     if (parent?.ended === true && !parent.expectsChildren) this.#parents.delete(parentId);
   }
 
-  #follow(jobId: string, accepted: AcceptedPayload | SubscribedPayload): LiveJob {
+  #follow(jobId: string, accepted: AcceptedPayload | SubscribedPayload, extensions?: unknown): LiveJob {
     const job = this.#jobs.get(jobId) ?? this.#newJob(jobId);
-    job.describe(accepted);
+    job.describe(accepted, turnOf((extensions as Record<string, unknown> | undefined)?.[TURN]));
     return job;
   }
 
@@ -742,7 +767,7 @@ export class LiveSession implements Session {
         request.reject(
           outcomeUnknown(
             `The session ended (${why}) before the submit was answered: the job may or may not run. ` +
-              "Look for it with listJobs, and give submits an idempotencyKey to make them repeatable.",
+              "Look for it with listJobs, and give submits an idempotencyKey, or turns a messageId, to make them repeatable.",
             error,
           ),
         );
@@ -804,7 +829,11 @@ export class LiveSession implements Session {
   }
 
   /** @throws ArcpError INVALID_REQUEST when a runtime would close the connection for its length (CLT-11) */
-  #frame(type: string, payload: object, rest: { id?: string; job_id?: string; trace_id?: string } = {}): string {
+  #frame(
+    type: string,
+    payload: object,
+    rest: { id?: string; job_id?: string; trace_id?: string; extensions?: Record<string, unknown> } = {},
+  ): string {
     const frame = encodeMessage({ id: newMessageId(), type, session_id: this.#id, ...rest, payload });
     // No character takes more than three bytes, so only a long frame has to be measured.
     if (frame.length * 3 > MAX_FRAME_BYTES) {

@@ -29,7 +29,7 @@ export interface RequestOf<K extends RequestKind> {
   jobId: string | undefined;
   /** Of a submit. */
   traceId: string | undefined;
-  /** False for a submit without an idempotency key: nobody may ever send it again in another session. */
+  /** False for a submit without an idempotency key or a message's id: nobody may ever send it again in another session. */
   repeatable: boolean;
   /** Whether it was ever on the wire. */
   sent: boolean;

@@ -3,6 +3,7 @@ import type { AgentInfo, Feature, JobStatus, Lease, ListedJob } from "../protoco
 import type { JobHandle } from "./job-handle.ts";
 import type { ResumeState } from "./options.ts";
 import type { SessionStatus } from "./status.ts";
+import type { TurnKey } from "./turn.ts";
 
 export interface SubmitOptions {
   /** The same key with the same parameters gives the same job, for 24 h (JOB-5). */
@@ -20,6 +21,18 @@ export interface SubmitOptions {
    * that is accepted all the same is cancelled; after that, an abort cancels it.
    */
   signal?: AbortSignal | undefined;
+}
+
+export interface TurnOptions extends SubmitOptions {
+  /**
+   * What happens while a turn of the conversation runs: this one is refused with `CONVERSATION_BUSY`, waits for
+   * those before it, or asks the running one to stop and is next. @default "enqueue"
+   */
+  onBusy?: "reject" | "enqueue" | "interrupt" | undefined;
+  /** The channel's id of the message: the same one in the same conversation is one turn (TRN-5). */
+  messageId?: string | undefined;
+  /** Who speaks; another than the token's principal takes an operator. @default the principal */
+  userId?: string | undefined;
 }
 
 export interface SubscribeOptions {
@@ -92,6 +105,19 @@ export interface Session extends AsyncDisposable {
    * @param input any JSON value
    */
   submit(agent: string, input?: unknown, options?: SubmitOptions): Promise<JobHandle>;
+  /**
+   * Speaks in a conversation: submits a job that runs once the conversation is its own, one turn at a time. Resolves
+   * when the turn is accepted, running or waiting; `handle.turn` says which.
+   *
+   * Rejects as {@link Session.submit} does; with `details.code` CONVERSATION_BUSY when the turn is not taken, and
+   * PERMISSION_DENIED for a key that is not the principal's. With a `messageId` a turn is repeatable like a submit
+   * with an idempotency key.
+   *
+   * @param key where: `slack:C1/1700.1`, `cli:notes`, or the parts as an object
+   * @param agent `name` or `name@version`
+   * @param input any JSON value
+   */
+  turn(key: TurnKey, agent: string, input?: unknown, options?: TurnOptions): Promise<JobHandle>;
   /**
    * Follows a job that another session submitted, or follows it again. A job that is followed already
    * gives the same handle, which goes on unchanged (JOB-12).

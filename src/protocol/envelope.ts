@@ -10,6 +10,8 @@ export const MAX_FRAME_BYTES = 1024 * 1024 + 64 * 1024;
 
 /** Where an answer names the request it answers (ENV-7). */
 export const IN_REPLY_TO = "x-vendor.holdfast.in_reply_to";
+/** Of a `job.submit` that is a turn of a conversation, and of its `job.accepted` (TRN-7). */
+export const TURN = "x-vendor.holdfast.turn";
 /** Where our client says which instance it is and how often it has tried (RES-8). */
 export const CLIENT_INSTANCE = "x-vendor.holdfast.client";
 

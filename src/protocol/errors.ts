@@ -82,6 +82,25 @@ export const DETAIL_CODES = {
     meaning: "The job has asked no such question.",
     httpStatus: 404,
   },
+  CONVERSATION_BUSY: {
+    code: "AGENT_NOT_AVAILABLE",
+    meaning: "A turn of the conversation runs, or its queue is full; `job_id` names the running one.",
+    httpStatus: 409,
+  },
+  LOCK_LOST: {
+    code: "INTERNAL_ERROR",
+    meaning: "The conversation's lock went to somebody else, or could not be kept; what was under way was stopped.",
+  },
+  BACKEND_UNAVAILABLE: {
+    code: "INTERNAL_ERROR",
+    meaning: "The agent's backend does not answer now; its session stays as it is.",
+    httpStatus: 503,
+  },
+  BACKEND_REFUSED: {
+    code: "AGENT_NOT_AVAILABLE",
+    meaning: "The agent's backend does not take the turn, or answers what cannot be understood.",
+    httpStatus: 502,
+  },
   OUTCOME_UNKNOWN: {
     code: "INTERNAL_ERROR",
     meaning: "Said by the client: the session is gone and nobody can tell whether the request was carried out.",

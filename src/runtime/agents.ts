@@ -88,6 +88,13 @@ export class AgentRegistry {
     return { name, label: `${name}@${version}`, ...found };
   }
 
+  /** Every agent and version, `name@version`. */
+  labels(): string[] {
+    return [...this.#agents].flatMap(([name, { versions }]) =>
+      [...versions.keys()].map((version) => `${name}@${version}`),
+    );
+  }
+
   /** As the welcome lists them; without versions for a session that did not negotiate `agent_versions`. */
   list(withVersions: boolean): AgentInfo[] {
     return [...this.#agents].map(([name, entry]) =>

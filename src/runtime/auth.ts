@@ -5,6 +5,8 @@ export interface Identity {
   principal: string;
   /** Wall milliseconds at which the token ends; a connection ends with it (SES-11). */
   expiresAt?: number | undefined;
+  /** Whether it may do what concerns others: keys of channels, breaking locks. @default false */
+  operator?: boolean | undefined;
 }
 
 export interface Authenticator {

@@ -42,5 +42,6 @@ export { Runtime } from "./runtime.ts";
 export { type OpenTelemetryApi, openTelemetry } from "./tracing/open-telemetry.ts";
 export type { TraceParent } from "./tracing/traceparent.ts";
 export type { JobTrace, SessionTrace, SpanAttributes, TracedJob, TracedSession, Tracing } from "./tracing/tracing.ts";
+export { type RunningTurn, type TurnHost, type TurnKeeper, type TurnSubmitter, turnRefused } from "./turn-seam.ts";
 export type { ValueSchema } from "./value-schema.ts";
 export type { Visibility, VisibilityPolicy } from "./visibility.ts";

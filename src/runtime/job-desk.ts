@@ -3,7 +3,7 @@
  * one or two reads of the store, so the answer is the same on every node; it costs the runtime nothing
  * while nobody asks. Everything is seen from a principal, and another one's job is not there (SRV-13).
  */
-import { type Clock, sleep } from "../clock.ts";
+import type { Clock } from "../clock.ts";
 import type { Logger } from "../logger.ts";
 import {
   ArcpError,
@@ -14,15 +14,10 @@ import {
   type Lease,
   type ResultPayload,
 } from "../protocol/index.ts";
-import {
-  type JobRecord,
-  type ListQuery,
-  type QuestionRecord,
-  type Store,
-  StoreRefusal,
-  StoreUnavailable,
-} from "../store/store.ts";
+import { type JobRecord, type ListQuery, type QuestionRecord, type Store, StoreRefusal } from "../store/store.ts";
 import type { Masking } from "./credentials/masking.ts";
+import { inTime } from "./in-time.ts";
+import { cancelledPayload } from "./job/cancelled.ts";
 import type { RunningJobs } from "./job/running-jobs.ts";
 import type { Answering } from "./questions/answering.ts";
 import { wholeResult } from "./session/inline-result.ts";
@@ -101,6 +96,8 @@ export interface JobDeskParts {
   logger: Logger;
   storeTimeoutMs: number;
   viewing: Viewing;
+  /** The store has ended these jobs: their followers are to be told. */
+  ended(jobIds: readonly string[]): void;
 }
 
 const DEFAULT_PAGE = 100;
@@ -146,18 +143,21 @@ export class JobDesk {
    * A line of the runtime's log says who asked.
    */
   async cancel(jobId: string, principal: string, reason?: string): Promise<CancelAnswer> {
-    const { store, jobs, logger, masking } = this.#parts;
+    const { store, jobs, ended, clock, logger, masking } = this.#parts;
     // It is kept, and nothing that is kept has a secret in it (law 8).
     const kept = reason === undefined ? undefined : masking.text(reason);
     const job = await this.#ask(() => this.#parts.viewing.visible(principal, jobId));
     if (job.principal !== principal) {
       throw new ArcpError("PERMISSION_DENIED", "job_id: only the principal that submitted a job may cancel it.");
     }
-    const wish = await this.#ask(() => store.jobs.requestCancel({ jobId, reason: kept })).catch((error: unknown) => {
+    const wish = await this.#ask(() =>
+      store.jobs.requestCancel({ jobId, reason: kept, cancelledPayload: cancelledPayload(kept), now: clock.wall() }),
+    ).catch((error: unknown) => {
       throw error instanceof StoreRefusal ? noJob(jobId) : error;
     });
     logger.info({ audit: "job.cancel", principal, job_id: jobId, outcome: wish.outcome }, "cancel asked for");
     if (wish.outcome === "already_ended") return wish;
+    if (wish.outcome === "ended") ended([jobId]);
     // A job of another process learns it from the store.
     jobs.cancel(jobId, kept);
     return { outcome: "requested" };
@@ -199,22 +199,9 @@ export class JobDesk {
     };
   }
 
-  /** A store that is down or silent is told as one (STO-12). */
-  async #ask<T>(work: () => Promise<T>): Promise<T> {
+  #ask<T>(work: () => Promise<T>): Promise<T> {
     const { clock, logger, storeTimeoutMs } = this.#parts;
-    const answered = new AbortController();
-    const silence = sleep(clock, storeTimeoutMs, answered.signal).then(() => {
-      throw new StoreUnavailable(`the store has not answered for ${storeTimeoutMs} ms`);
-    });
-    try {
-      return await Promise.race([work(), silence]);
-    } catch (error) {
-      if (!(error instanceof StoreUnavailable)) throw error;
-      logger.error({ err: error }, "store unavailable");
-      throw ArcpError.detail("STORE_UNAVAILABLE", "The store did not answer; nothing was done. Try again.", {}, error);
-    } finally {
-      answered.abort();
-    }
+    return inTime(work, { clock, logger, timeoutMs: storeTimeoutMs });
   }
 }
 

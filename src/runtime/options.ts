@@ -90,6 +90,8 @@ export interface RuntimeOptions {
     /** Payload bytes of all jobs in the store together. @default no cap */
     maxStoredBytes?: number;
   };
+  /** How long a conversation is kept after its last turn was added. @default for ever */
+  conversationRetentionMs?: number | undefined;
   /** How often what is over is removed. @default 5_000 */
   janitorIntervalMs?: number;
   /** A session with more unacknowledged events than this is told so, once per crossing (SES-19). @default 1_000 */
@@ -109,7 +111,10 @@ export interface RuntimeOptions {
   };
 }
 
-export type Settings = Required<Omit<RuntimeOptions, "compat" | "caps" | "provisioner" | "visibility">> & {
+export type Settings = Required<
+  Omit<RuntimeOptions, "compat" | "caps" | "provisioner" | "visibility" | "conversationRetentionMs">
+> & {
+  conversationRetentionMs: number | undefined;
   viewing: Viewing;
   provisioner: CredentialProvisioner | undefined;
   sessionErrorClients: ReadonlySet<string>;
@@ -161,6 +166,7 @@ export function settle(options: RuntimeOptions): Settings {
     maxUnreadBytes: options.maxUnreadBytes ?? 8 * 1024 * 1024,
     maxResultBytes: options.maxResultBytes ?? 64 * 1024 * 1024,
     jobRetentionMs: options.jobRetentionMs ?? 86_400_000,
+    conversationRetentionMs: options.conversationRetentionMs,
     maxBufferedEvents: options.caps?.maxBufferedEvents ?? 1_000_000,
     maxBufferedBytes: options.caps?.maxBufferedBytes ?? 1024 * 1024 * 1024,
     maxStoredBytes: options.caps?.maxStoredBytes,

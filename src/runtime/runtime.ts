@@ -1,6 +1,6 @@
 import { type Clock, sleep, type Timer } from "../clock.ts";
 import { ArcpError, type VendorType } from "../protocol/index.ts";
-import type { Hint, SweepQuery } from "../store/store.ts";
+import type { ClaimedTurn, Hint, NewJob, SweepQuery, TurnClaim, TurnPlace } from "../store/store.ts";
 import type { Transport } from "../transport/transport.ts";
 import { type ToolHandler, type ToolOptions, ToolRegistry } from "./acting/tools.ts";
 import { type AgentHandler, type AgentOptions, AgentRegistry } from "./agents.ts";
@@ -18,9 +18,11 @@ import { RunningJobs } from "./job/running-jobs.ts";
 import { JobDesk } from "./job-desk.ts";
 import { NodeKeeper } from "./node-keeper.ts";
 import { type RuntimeOptions, type Settings, settle } from "./options.ts";
+import { grantedLease } from "./policy.ts";
 import { Answering } from "./questions/answering.ts";
 import { OpenQuestions } from "./questions/open-questions.ts";
 import { Connection, type ConnectionParts } from "./session/connection.ts";
+import type { RunningTurn, TurnHost, TurnKeeper } from "./turn-seam.ts";
 import type { ValueSchema } from "./value-schema.ts";
 import { Wakeups } from "./wakeups.ts";
 
@@ -78,7 +80,15 @@ export class Runtime {
     const { store, clock, logger, cancelGraceMs, maxResultBytes } = this.#settings;
     this.#recent = new RecentEvents(store.jobs);
     const recent = this.#recent;
-    this.#writer = new LogWriter({ store, clock, logger, recent, wakeups: this.#wakeups, masking });
+    this.#writer = new LogWriter({
+      store,
+      clock,
+      logger,
+      recent,
+      wakeups: this.#wakeups,
+      masking,
+      handedOver: (turn) => this.#runTurn(turn, { monotonic: clock.monotonic(), wall: clock.wall() }),
+    });
     const { policy, maxDelegationDepth, maxChildrenPerJob, maxRunningJobsPerPrincipal, maxInputBytes } = this.#settings;
     this.#tools = new ToolRegistry(logger);
     this.#questions = new OpenQuestions({ store, masking, clock, logger });
@@ -132,6 +142,7 @@ export class Runtime {
       answering,
       masking,
       viewing: this.#settings.viewing,
+      ended: (jobIds) => this.#endedByStore(jobIds),
       clock,
       logger,
       storeTimeoutMs,
@@ -147,6 +158,7 @@ export class Runtime {
         maxEventsPerJob: maxBufferedEvents,
         maxBytesPerJob: maxBufferedBytes,
         maxBytesPerStore: maxStoredBytes,
+        conversationRetentionMs: this.#settings.conversationRetentionMs,
       },
     });
     this.#node = new NodeKeeper({
@@ -172,6 +184,9 @@ export class Runtime {
       recent,
       wakeups: this.#wakeups,
       nodeId: () => this.#node.nodeId,
+      turns: () => this.#jobs.turns,
+      ended: (jobIds) => this.#endedByStore(jobIds),
+      placed: (place) => this.#turnPlaced(place),
       accepting: () => this.#phase === "running",
       attached: (newcomer) => this.#attach(newcomer),
       closed: (gone, sessionId) => this.#forget(gone, sessionId),
@@ -238,6 +253,32 @@ export class Runtime {
     return this;
   }
 
+  /**
+   * Takes turns of conversations (`new Conversations(runtime)` calls it). Once, before the start.
+   *
+   * @throws Error when the runtime has a keeper of turns, or has started
+   */
+  keepTurns(keeper: (host: TurnHost) => TurnKeeper): void {
+    if (this.#jobs.turns !== undefined || this.#starting !== undefined) {
+      throw new Error("A runtime has its conversations once, and before it starts.");
+    }
+    const { store, clock, logger } = this.#settings;
+    this.#jobs.handOver = () => this.#claim();
+    this.#jobs.turns = keeper({
+      store,
+      clock,
+      logger,
+      settings: this.#settings,
+      claim: () => this.#claim(),
+      nodeId: () => this.#node.nodeId,
+      run: (turn, askedAt) => this.#runTurn(turn, askedAt),
+      stop: (jobId, cause) => this.#jobs.stop(jobId, cause),
+      ended: (jobIds) => this.#endedByStore(jobIds),
+      placed: (place) => this.#turnPlaced(place),
+      prepare: (agent, input, principal) => this.#prepare(agent, input, principal),
+    });
+  }
+
   /** Opens the store, ends what dead processes left, and is ready for connections. Idempotent. */
   start(): Promise<void> {
     if (this.#stopping !== undefined)
@@ -253,6 +294,7 @@ export class Runtime {
     this.#scheduleSweep();
     this.#janitor.start();
     this.#credentials.start();
+    this.#jobs.turns?.start();
     this.#stopHints = this.#settings.store.onHint((hint) => this.#hinted(hint));
   }
 
@@ -287,6 +329,7 @@ export class Runtime {
     const wasRunning = this.#phase === "running";
     this.#phase = "stopping";
     if (wasRunning) {
+      await this.#jobs.turns?.stop();
       const cause = new ArcpError("INTERNAL_ERROR", "The runtime was stopped; submit the job again.", {
         details: { reason: "shutdown" },
       });
@@ -312,6 +355,51 @@ export class Runtime {
     const enough = new AbortController();
     const done = work.then(() => enough.abort());
     await Promise.race([done, sleep(this.#settings.clock, limitMs, enough.signal).catch(() => undefined)]);
+  }
+
+  /** Who takes turns: this node, for the agents that it offers, unless it is about to stop. */
+  #claim(): Omit<TurnClaim, "now"> | undefined {
+    return this.#phase === "running" ? { nodeId: this.#node.nodeId, agents: this.#agents.labels() } : undefined;
+  }
+
+  #runTurn(turn: ClaimedTurn, askedAt: RunningTurn["askedAt"]): void {
+    const { job, principal, runEpoch, conversationId, lockEpoch, ttlMs, userId } = turn;
+    this.#jobs.start({
+      job,
+      // What it claimed it offers: an agent is never taken back.
+      agent: this.#agents.resolve(job.agent, "agent"),
+      input: JSON.parse(job.input),
+      principal,
+      runEpoch,
+      turn: { jobId: job.jobId, conversationId, lockEpoch, ttlMs, userId, askedAt },
+    });
+    this.#wakeups.wake(job.jobId);
+  }
+
+  #prepare(wanted: string, input: unknown, principal: string): Pick<NewJob, "agent" | "input" | "lease"> {
+    const { policy, maxInputBytes } = this.#settings;
+    const agent = this.#agents.resolve(wanted, "agent");
+    const text = JSON.stringify(input);
+    if (Buffer.byteLength(text) > maxInputBytes) {
+      throw new ArcpError("INVALID_REQUEST", `input: takes more than ${maxInputBytes} bytes.`, {
+        details: { limit: maxInputBytes },
+      });
+    }
+    return {
+      agent: agent.label,
+      input: text,
+      lease: grantedLease(agent.lease, policy(principal, agent.name), "lease"),
+    };
+  }
+
+  #turnPlaced({ interrupted, endedJobId }: TurnPlace): void {
+    if (interrupted !== undefined) this.#jobs.cancel(interrupted, "interrupted by a newer message of the conversation");
+    if (endedJobId !== undefined) this.#endedByStore([endedJobId]);
+  }
+
+  #endedByStore(jobIds: readonly string[]): void {
+    this.#jobs.endedByStore(jobIds);
+    for (const jobId of jobIds) this.#wakeups.wake(jobId);
   }
 
   #attach(newcomer: Connection): void {

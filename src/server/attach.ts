@@ -6,6 +6,7 @@ import { type IncomingMessage, type Server, STATUS_CODES } from "node:http";
 import type { AddressInfo, Socket } from "node:net";
 import type { Duplex } from "node:stream";
 import { type WebSocket, WebSocketServer } from "ws";
+import type { Conversations } from "../conversation/index.ts";
 import { type Logger, silentLogger } from "../logger.ts";
 import { MAX_FRAME_BYTES } from "../protocol/index.ts";
 import type { Runtime } from "../runtime/index.ts";
@@ -25,6 +26,8 @@ export interface AttachOptions {
   maxConnections?: number;
   /** Sockets that have not said a good hello yet; one more is answered 503. @default 1_000 */
   maxUnauthenticated?: number;
+  /** The runtime's, to be asked about under `/v1`. @default none, and nothing is served there about them */
+  conversations?: Conversations;
   /** @default a logger that says nothing */
   logger?: Logger;
 }
@@ -151,6 +154,7 @@ export async function attach(runtime: Runtime, httpServer: Server, options: Atta
   const unmountV1 = mountV1(runtime, httpServer, {
     pathOf: (request) => pathOf(request)?.path,
     refusalOf: (request) => refusalOf(request, rulesNow()),
+    conversations: options.conversations,
     logger,
   });
 

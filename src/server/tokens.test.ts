@@ -6,7 +6,7 @@ import path from "node:path";
 import { test } from "node:test";
 import { inspect } from "node:util";
 import { ManualClock } from "../testing/manual-clock.ts";
-import { bearerTokens, firstOf, generateToken, parseTokenPairs, tokensFromFile } from "./tokens.ts";
+import { bearerTokens, firstOf, generateToken, parseTokenPairs, tokensFromFile, withOperators } from "./tokens.ts";
 
 async function tokenFile(content: unknown): Promise<{ file: string } & AsyncDisposable> {
   const root = await mkdtemp(path.join(tmpdir(), "holdfast-tokens-"));
@@ -23,6 +23,25 @@ test("[SRV-3] a known token has its principal, any other has none, and no token 
   assert.equal(await tokens.authenticate(""), undefined);
   assert.doesNotMatch(inspect(tokens, { depth: 10, showHidden: true }), /secret/);
   assert.throws(() => bearerTokens({ "": "alice" }), RangeError);
+});
+
+test("[SRV-19] a token's identity may be an operator's, in a list, in a file, or by its principal", async () => {
+  const listed = bearerTokens({ a: { principal: "alice", operator: true }, b: "bob", c: "carol" });
+  assert.deepEqual(await listed.authenticate("a"), { principal: "alice", operator: true });
+  await using place = await tokenFile({
+    tokens: [
+      { token: "d", principal: "dora", operator: true },
+      { token: "e", principal: "erik", operator: false },
+      { token: "f", principal: "bob" },
+    ],
+  });
+  const all = withOperators(firstOf([listed, await tokensFromFile(place.file)]), ["bob"]);
+  const operators = await Promise.all(
+    [..."abcdefg"].map(async (token) => (await all.authenticate(token))?.operator === true),
+  );
+  assert.deepEqual(operators, [true, true, false, true, false, true, false]);
+  await using wrong = await tokenFile({ tokens: [{ token: "t", principal: "tom", operator: "yes" }] });
+  await assert.rejects(tokensFromFile(wrong.file), /tokens\.0/);
 });
 
 test("[SES-11] a token is good until its end, and not at it", async () => {

@@ -31,7 +31,7 @@ function find(known: readonly KnownToken[], token: string, clock: Clock): Identi
 
 /**
  * Tokens that are known when the program starts, each with its principal, or with an identity that
- * says when it ends.
+ * says when it ends, or that it is an operator's.
  *
  * @throws RangeError for an empty token or principal
  */
@@ -46,6 +46,17 @@ export function bearerTokens(
     return { hash: sha256(token), identity };
   });
   return { authenticate: async (token) => find(known, token, clock) };
+}
+
+/** Makes the tokens of these principals operators', wherever they come from. */
+export function withOperators(authenticator: Authenticator, principals: readonly string[]): Authenticator {
+  const operators = new Set(principals);
+  return {
+    async authenticate(token) {
+      const identity = await authenticator.authenticate(token);
+      return identity !== undefined && operators.has(identity.principal) ? { ...identity, operator: true } : identity;
+    },
+  };
 }
 
 /** Asks one after the other; the first that knows the token answers. */
@@ -83,11 +94,12 @@ export function parseTokenPairs(text: string): Record<string, string> {
 
 const expiry = z.iso.datetime({ offset: true, error: "must be ISO 8601 with a zone" }).optional();
 const principal = z.string().min(1).max(256);
+const operator = z.boolean().optional();
 const TokenFile = z.strictObject({
   tokens: z.array(
     z.union([
-      z.strictObject({ token: z.string().min(1).max(16_384), principal, expires_at: expiry }),
-      z.strictObject({ sha256: z.string().regex(/^[0-9a-f]{64}$/), principal, expires_at: expiry }),
+      z.strictObject({ token: z.string().min(1).max(16_384), principal, expires_at: expiry, operator }),
+      z.strictObject({ sha256: z.string().regex(/^[0-9a-f]{64}$/), principal, expires_at: expiry, operator }),
     ]),
   ),
 });
@@ -121,13 +133,14 @@ async function readTokenFile(path: string, version: FileVersion): Promise<KnownT
     identity: {
       principal: entry.principal,
       ...(entry.expires_at === undefined ? {} : { expiresAt: Date.parse(entry.expires_at) }),
+      ...(entry.operator === undefined ? {} : { operator: entry.operator }),
     },
   }));
 }
 
 /**
- * Tokens in a JSON file, `{"tokens": [{"token" | "sha256": …, "principal": …, "expires_at"?: …}]}`. The
- * file is looked at on every use and read again when it has changed, so a token is revoked by taking it
+ * Tokens in a JSON file, `{"tokens": [{"token" | "sha256": …, "principal": …, "expires_at"?: …,
+ * "operator"?: …}]}`. The file is looked at on every use and read again when it has changed, so a token is revoked by taking it
  * out. While a changed file cannot be read, the tokens read last stay good, and the log says so.
  *
  * @throws Error when the file is missing, is not of that form, or everybody can read it

@@ -10,11 +10,17 @@
  * the operation's identity makes a repeat harmless, which is said there).
  */
 import type { FinalStatus, JobStatus, Lease } from "../protocol/index.ts";
+import type { BindingFacet } from "./bindings.ts";
+import type { ClaimedTurn, ConversationFacet, NewTurn, TurnClaim, TurnPlace, TurnRefusal } from "./conversations.ts";
 import type { CredentialFacet } from "./credentials.ts";
+import type { NewJob } from "./new-job.ts";
 import type { QuestionFacet } from "./questions.ts";
 import type { ConnectionRef, Duplicate, ReplyDraft, RequestRef } from "./request.ts";
 
+export * from "./bindings.ts";
+export * from "./conversations.ts";
 export * from "./credentials.ts";
+export * from "./new-job.ts";
 export * from "./questions.ts";
 export * from "./request.ts";
 
@@ -47,6 +53,10 @@ export type RefusalReason =
   | "limit_exceeded"
   /** The cursor is none that a list has given. */
   | "bad_cursor"
+  | "unknown_conversation"
+  /** Somebody holds its lock, or turns wait. */
+  | "conversation_busy"
+  | "not_locked"
   /** The node was declared dead. */
   | "dead_node";
 
@@ -183,19 +193,6 @@ export interface NewNotice {
 
 // -------------------------------------------------------------------------------- requests, replies
 
-export interface NewJob {
-  jobId: string;
-  /** `name` or `name@version`, as resolved. */
-  agent: string;
-  /** JSON text. */
-  input: string;
-  lease: Lease;
-  /** Wall milliseconds; the lease's expiry. */
-  leaseExpiresAt?: number | undefined;
-  traceId: string;
-  maxRuntimeMs?: number | undefined;
-}
-
 export interface SubmitRequest extends RequestRef {
   principal: string;
   /** The node that will run the job. */
@@ -205,13 +202,18 @@ export interface SubmitRequest extends RequestRef {
   acceptedPayload: string;
   idempotency?: { key: string; digest: string; ttlMs: number } | undefined;
   maxRunningJobsPerPrincipal: number;
+  /** Where the job is a turn of a conversation. */
+  turn?: NewTurn | undefined;
   /** Frames the reply. Pure, called inside the transaction. */
   reply(outcome: SubmitOutcome): ReplyDraft;
 }
 
 export type SubmitOutcome =
-  /** The job is stored as running, owned by `nodeId`, with `runEpoch` 1. */
-  | { outcome: "created" }
+  /**
+   * The job is stored as running, owned by `nodeId`, with `runEpoch` 1; or, as a turn that waits, as pending.
+   */
+  | { outcome: "created"; place?: TurnPlace | undefined }
+  | { outcome: "turn_refused"; refusal: TurnRefusal }
   /** Same key, same digest: the job of the first submit, which this session follows from its first kept event. */
   | { outcome: "repeated"; jobId: string; traceId: string; positionN: number; acceptedPayload: string }
   | { outcome: "duplicate_key" }
@@ -243,6 +245,8 @@ export interface FollowOutcome {
 export interface CancelRequest extends RequestRef {
   jobId: string;
   reason: string | undefined;
+  /** JSON text of the `job.error` with which a job ends that waits for its turn. */
+  cancelledPayload: string;
   reply(outcome: CancelOutcome): ReplyDraft;
 }
 
@@ -253,7 +257,10 @@ export type CancelOutcome =
 
 export type CancelWish =
   /** The wish is stored; `nodeId` runs the job and must stop it. */
-  { outcome: "requested"; nodeId: string } | { outcome: "already_ended"; status: FinalStatus };
+  | { outcome: "requested"; nodeId: string }
+  /** It waited for its turn, and has ended with this. */
+  | { outcome: "ended" }
+  | { outcome: "already_ended"; status: FinalStatus };
 
 // --------------------------------------------------------------------------------------------- jobs
 
@@ -286,11 +293,15 @@ export interface AppendBatch {
   events: readonly NewEvent[];
   /** The final status that the terminal event brings; commits with it and bumps `runEpoch`. */
   end?: FinalStatus | undefined;
+  /** With `end`: who takes the next turn of the conversation whose turn this ends. */
+  handOver?: Omit<TurnClaim, "now"> | undefined;
   now: number;
 }
 
 /** Each batch stands or falls alone (law 3). */
-export type AppendResult = { ok: true } | { ok: false; refusal: StoreRefusal };
+export type AppendResult =
+  /** `next`: the turn that was handed over; it is stored as running here. */
+  { ok: true; next?: ClaimedTurn | undefined } | { ok: false; refusal: StoreRefusal };
 
 export interface StoredEvent extends NewEvent {
   runEpoch: number;
@@ -414,6 +425,8 @@ export interface RetentionPolicy {
   maxBytesPerJob: number;
   /** Payload bytes that all jobs together may keep; `undefined`: no cap. */
   maxBytesPerStore: number | undefined;
+  /** How long a conversation is kept after its last turn was added; `undefined`: for ever. */
+  conversationRetentionMs?: number | undefined;
   now: number;
 }
 
@@ -523,7 +536,12 @@ export interface JobFacet {
    *
    * @throws StoreRefusal unknown_job
    */
-  requestCancel(wish: { jobId: string; reason: string | undefined }): Promise<CancelWish>;
+  requestCancel(wish: {
+    jobId: string;
+    reason: string | undefined;
+    cancelledPayload: string;
+    now: number;
+  }): Promise<CancelWish>;
 }
 
 export interface NodeFacet {
@@ -550,6 +568,8 @@ export interface Store {
   readonly jobs: JobFacet;
   readonly nodes: NodeFacet;
   readonly credentials: CredentialFacet;
+  readonly conversations: ConversationFacet;
+  readonly bindings: BindingFacet;
   readonly questions: QuestionFacet;
   /** Opens the engine and brings the schema up to date. Called once, before all else. */
   start(): Promise<void>;

@@ -3,7 +3,9 @@
  * moves when told. The contracts register their cases with `node:test`.
  */
 export { type Direction, type MemoryPair, memoryPair } from "../transport/memory.ts";
+export { type BackendFixture, backendContract } from "./backend-contract.ts";
 export * from "./conformance/index.ts";
+export { FakeBackend, type FakeFault, type FakeMethod } from "./fake-backend.ts";
 export { ManualClock } from "./manual-clock.ts";
 export { type StoreFixture, storeContract } from "./store-contract.ts";
 export { type ConnectedPair, transportContract } from "./transport-contract.ts";

@@ -25,6 +25,8 @@ import {
   type SubmitRequest,
 } from "../store/store.ts";
 import type { ManualClock } from "./manual-clock.ts";
+import { bindingCases } from "./store-contract/binding-cases.ts";
+import { conversationCases } from "./store-contract/conversation-cases.ts";
 import { credentialCases } from "./store-contract/credential-cases.ts";
 import { questionCases } from "./store-contract/question-cases.ts";
 
@@ -45,6 +47,7 @@ const BOB = "bob";
 const WINDOW_MS = 600_000;
 const RETENTION_MS = 86_400_000;
 const MANY = 1_000;
+const CANCELLED = JSON.stringify({ final_status: "cancelled", code: "CANCELLED", message: "m", retryable: false });
 
 /** The hash that a store gets to see of the token of that name. */
 const token = (name: string) => createHash("sha256").update(name).digest();
@@ -148,6 +151,7 @@ class Scene {
       now: this.now,
       jobId,
       reason,
+      cancelledPayload: CANCELLED,
       reply: (outcome) => ({ frame: `${jobId}: ${outcome.outcome}` }),
     });
   }
@@ -263,6 +267,8 @@ export function storeContract(
     retention(it);
     listing(it);
     nodes(it);
+    bindingCases(it);
+    conversationCases(it);
     credentialCases(it);
     questionCases(it);
     lifecycle(it);
@@ -962,10 +968,24 @@ function cancels(it: Case): void {
     await scene.submit(session, "job_2");
     const { jobs } = scene.store;
     const wish = { outcome: "requested", nodeId: NODE };
-    assert.deepEqual(await jobs.requestCancel({ jobId: "job_1", reason: "enough" }), wish);
-    assert.deepEqual(await jobs.requestCancel({ jobId: "job_1", reason: "another reason" }), wish);
+    assert.deepEqual(
+      await jobs.requestCancel({ jobId: "job_1", reason: "enough", cancelledPayload: CANCELLED, now: scene.now }),
+      wish,
+    );
+    assert.deepEqual(
+      await jobs.requestCancel({
+        jobId: "job_1",
+        reason: "another reason",
+        cancelledPayload: CANCELLED,
+        now: scene.now,
+      }),
+      wish,
+    );
     await scene.cancel(session, "job_2", "the session's");
-    assert.deepEqual(await jobs.requestCancel({ jobId: "job_2", reason: undefined }), wish);
+    assert.deepEqual(
+      await jobs.requestCancel({ jobId: "job_2", reason: undefined, cancelledPayload: CANCELLED, now: scene.now }),
+      wish,
+    );
     assert.equal((await jobs.get("job_1"))?.cancelRequested, true);
     const answer = await scene.store.sweep({ sessionIds: [], jobIds: ["job_1", "job_2"], complete: true });
     const reasons = Object.fromEntries(answer.jobs.map((job) => [job.jobId, job.cancelReason]));
@@ -977,12 +997,18 @@ function cancels(it: Case): void {
     await scene.submit(session, "job_1");
     await scene.append("job_1", 1, 1, "error");
     const { jobs } = scene.store;
-    assert.deepEqual(await jobs.requestCancel({ jobId: "job_1", reason: "late" }), {
-      outcome: "already_ended",
-      status: "error",
-    });
+    assert.deepEqual(
+      await jobs.requestCancel({ jobId: "job_1", reason: "late", cancelledPayload: CANCELLED, now: scene.now }),
+      {
+        outcome: "already_ended",
+        status: "error",
+      },
+    );
     assert.equal((await jobs.get("job_1"))?.cancelRequested, false);
-    await refused("unknown_job", jobs.requestCancel({ jobId: "job_2", reason: undefined }));
+    await refused(
+      "unknown_job",
+      jobs.requestCancel({ jobId: "job_2", reason: undefined, cancelledPayload: CANCELLED, now: scene.now }),
+    );
   });
 }
 

@@ -1,26 +1,31 @@
 /**
  * `npm run test:faults`: seeded fault scenarios over real processes, real sockets and a real file, and a
- * count of what clients lost. A seed plans a scenario; the same seed plans the same one. Ends by itself,
- * leaves no process and no file, and exits 1 when a scenario found something.
+ * count of what clients lost; with `--turns`, of what conversations lost. A seed plans a scenario; the same
+ * seed plans the same one. Ends by itself, leaves no process and no file, and exits 1 when a scenario found
+ * something.
  */
 import { parseArgs } from "node:util";
 import { systemClock } from "../../src/clock.ts";
-import type { Verdict } from "./checker.ts";
 import { killAll } from "./child.ts";
 import { Place, removeAll } from "./place.ts";
-import { type Plan, planFor, SCENARIO_NAMES, type ScenarioName } from "./plan.ts";
+import { planFor, SCENARIO_NAMES, type ScenarioName } from "./plan.ts";
 import { Scenario } from "./scenario.ts";
+import { turnPlanFor } from "./turns/plan.ts";
+import { TurnScenario } from "./turns/scenario.ts";
 
 const USAGE = `usage: node test/faults/main.ts [options]
-  --seeds N      so many scenarios (as many as there is time for)
+  --seeds N      so many scenarios (as many as there is time for; with --turns 1)
   --first SEED   the first of them (1)
   --seconds S    begin none after so long (100, or no limit with --seeds)
   --only NAME    ${SCENARIO_NAMES.join(", ")}
-  --parallel N   so many at a time (2)
+  --turns        conversations rather than sessions: workers on one file that are killed and stopped
+  --length S     how long a scenario of --turns sends messages (55)
+  --parallel N   so many at a time (2; with --turns 1)
   --keep         leave the files of a scenario that found something
 `;
 
 const DEFAULT_SECONDS = 100;
+const DEFAULT_TURNS_LENGTH_S = 55;
 /** More of them tell nothing new. */
 const MAX_FAILED = 5;
 
@@ -43,55 +48,116 @@ interface Options {
   first: number;
   seconds: number;
   only: ScenarioName | undefined;
+  turns: boolean;
+  lengthMs: number;
   parallel: number;
   keep: boolean;
 }
 
 function readOptions(): Options {
   const text = { type: "string" } as const;
+  const flag = { type: "boolean" } as const;
   const { values } = parseArgs({
-    options: { seeds: text, first: text, seconds: text, only: text, parallel: text, keep: { type: "boolean" } },
+    options: {
+      seeds: text,
+      first: text,
+      seconds: text,
+      only: text,
+      turns: flag,
+      length: text,
+      parallel: text,
+      keep: flag,
+    },
   });
   const only = SCENARIO_NAMES.find((name) => name === values.only);
   if (values.only !== undefined && only === undefined) wrongUse(`--only: there is no scenario ${values.only}.`);
-  const seeds = numberOf(values.seeds, "seeds");
+  const turns = values.turns ?? false;
+  if (turns && only !== undefined) wrongUse("--only: --turns has one scenario.");
+  if (!turns && values.length !== undefined) wrongUse("--length: only scenarios of --turns have one.");
+  const seconds = numberOf(values.seconds, "seconds");
+  const seeds = numberOf(values.seeds, "seeds") ?? (turns && seconds === undefined ? 1 : undefined);
   return {
     seeds: seeds ?? Number.POSITIVE_INFINITY,
     first: numberOf(values.first, "first") ?? 1,
-    seconds: numberOf(values.seconds, "seconds") ?? (seeds === undefined ? DEFAULT_SECONDS : Number.POSITIVE_INFINITY),
+    seconds: seconds ?? (seeds === undefined ? DEFAULT_SECONDS : Number.POSITIVE_INFINITY),
     only,
-    parallel: numberOf(values.parallel, "parallel") ?? 2,
+    turns,
+    lengthMs: (numberOf(values.length, "length") ?? DEFAULT_TURNS_LENGTH_S) * 1_000,
+    parallel: numberOf(values.parallel, "parallel") ?? (turns ? 1 : 2),
     keep: values.keep ?? false,
   };
 }
 
-const describe = ({ op, afterMs }: Plan["steps"][number]): string => {
+/** What a scenario came to: what was looked at and what was wrong, each with its count. */
+interface Outcome {
+  counts: Readonly<Record<string, number>>;
+  findings: readonly string[];
+  /** Worth a look, and not wrong. */
+  aside?: string;
+}
+
+/** A scenario that a seed has planned. */
+interface Planned {
+  seed: number;
+  name: string;
+  wantsDisk: boolean;
+  circumstances: object;
+  steps: readonly { afterMs: number; op: { do: string } }[];
+  run(place: Place): Promise<Outcome>;
+}
+
+function planned(seed: number, options: Options): Planned {
+  if (options.turns) {
+    const plan = turnPlanFor(seed, options.lengthMs);
+    const run = async (place: Place): Promise<Outcome> => {
+      const { findings, ends, ...counts } = await new TurnScenario(plan, place).run();
+      return { counts, findings, aside: `ends ${JSON.stringify(ends)}` };
+    };
+    return { seed, name: "turns", wantsDisk: false, circumstances: {}, steps: plan.steps, run };
+  }
+  const plan = planFor(seed, options.only);
+  const { steps, ...circumstances } = plan;
+  const run = async (place: Place): Promise<Outcome> => {
+    const { findings, ...counts } = await new Scenario(plan, place).run();
+    return { counts, findings };
+  };
+  return { seed, name: plan.name, wantsDisk: plan.ownDisk, circumstances, steps, run };
+}
+
+const describe = ({ op, afterMs }: Planned["steps"][number]): string => {
   const { do: what, ...rest } = op;
   return `  +${afterMs} ms  ${what}  ${JSON.stringify(rest)}`;
 };
 
-function report(plan: Plan, verdict: Verdict, kept: string | undefined): void {
-  const { steps, ...circumstances } = plan;
+function report(plan: Planned, { findings }: Outcome, kept: string | undefined): void {
   say(`\nseed ${plan.seed} (${plan.name}) found:`);
-  for (const finding of verdict.findings.slice(0, 12)) say(`  ! ${finding.slice(0, 600)}`);
-  if (verdict.findings.length > 12) say(`  ! and ${verdict.findings.length - 12} more`);
-  say(`operations, with ${JSON.stringify(circumstances)}:`);
-  for (const step of steps) say(describe(step));
+  for (const finding of findings.slice(0, 12)) say(`  ! ${finding.slice(0, 600)}`);
+  if (findings.length > 12) say(`  ! and ${findings.length - 12} more`);
+  say(`operations, with ${JSON.stringify(plan.circumstances)}:`);
+  for (const step of plan.steps) say(describe(step));
   if (kept !== undefined) say(`its files are in ${kept}`);
   say("");
 }
 
-async function verdictOf(plan: Plan, place: Place): Promise<Verdict> {
+async function outcomeOf(plan: Planned, place: Place): Promise<Outcome> {
   try {
-    return await new Scenario(plan, place).run();
+    return await plan.run(place);
   } catch (error) {
     const why = error instanceof Error ? (error.stack ?? error.message) : String(error);
-    return { events: 0, lost: 0, duplicated: 0, reordered: 0, findings: [`the run itself failed: ${why}`] };
+    return { counts: {}, findings: [`the run itself failed: ${why}`] };
   }
 }
 
+const counted = (counts: Outcome["counts"]): string =>
+  Object.entries(counts)
+    .map(([name, count]) => `${name} ${count}`)
+    .join("  ");
+
 async function main(options: Options): Promise<boolean> {
-  const total = { events: 0, lost: 0, duplicated: 0, reordered: 0 };
+  const names = options.turns
+    ? ["turns", "overlapped", "lost", "doubled", "reordered", "stuck"]
+    : ["events", "lost", "duplicated", "reordered"];
+  const total: Record<string, number> = Object.fromEntries(names.map((name) => [name, 0]));
   const failed: number[] = [];
   const began = systemClock.monotonic();
   let next = options.first;
@@ -99,22 +165,21 @@ async function main(options: Options): Promise<boolean> {
   const work = async () => {
     const inTime = () => systemClock.monotonic() - began < options.seconds * 1_000;
     while (next < options.first + options.seeds && inTime() && failed.length < MAX_FAILED) {
-      const plan = planFor(next, options.only);
+      const plan = planned(next, options);
       next += 1;
-      const place = new Place(plan.ownDisk);
+      const place = new Place(plan.wantsDisk);
       const since = systemClock.monotonic();
-      const verdict = await verdictOf(plan, place);
+      const outcome = await outcomeOf(plan, place);
       const took = ((systemClock.monotonic() - since) / 1_000).toFixed(1);
       ran += 1;
-      total.events += verdict.events;
-      total.lost += verdict.lost;
-      total.duplicated += verdict.duplicated;
-      total.reordered += verdict.reordered;
-      const bad = verdict.findings.length > 0;
-      say(`${bad ? "FAIL" : "ok  "} seed ${plan.seed}  ${plan.name}  ${verdict.events} events  ${took} s`);
+      for (const [name, count] of Object.entries(outcome.counts)) total[name] = (total[name] ?? 0) + count;
+      const bad = outcome.findings.length > 0;
+      const [first = ["nothing", 0]] = Object.entries(outcome.counts);
+      const aside = outcome.aside === undefined ? "" : `  ${outcome.aside}`;
+      say(`${bad ? "FAIL" : "ok  "} seed ${plan.seed}  ${plan.name}  ${first[1]} ${first[0]}  ${took} s${aside}`);
       if (bad) {
         failed.push(plan.seed);
-        report(plan, verdict, options.keep ? place.path : undefined);
+        report(plan, outcome, options.keep ? place.path : undefined);
       }
       if (!bad || !options.keep) place.remove();
     }
@@ -124,8 +189,7 @@ async function main(options: Options): Promise<boolean> {
   say(
     `${ran} seeds in ${seconds} s${failed.length === 0 ? "" : `, of which ${failed.length} failed: ${failed.join(" ")}`}`,
   );
-  const { events, lost, duplicated, reordered } = total;
-  say(`events ${events}  lost ${lost}  duplicated ${duplicated}  reordered ${reordered}`);
+  say(counted(total));
   return failed.length === 0;
 }
 

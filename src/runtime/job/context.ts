@@ -9,6 +9,7 @@ import type { JobCredentials } from "../credentials/job-credentials.ts";
 import { handedOut } from "../handed-out.ts";
 import type { Question } from "../questions/open-questions.ts";
 import type { SpanAttributes } from "../tracing/tracing.ts";
+import type { RunningTurn } from "../turn-seam.ts";
 import type { Delegated, DelegateOptions } from "./delegated.ts";
 import type { ResultStream, StreamOptions } from "./result-stream.ts";
 
@@ -20,6 +21,7 @@ export interface RunSeam {
   readonly traceId: string;
   readonly traceparent: string;
   readonly lease: Lease;
+  readonly turn: RunningTurn | undefined;
   readonly clock: Clock;
   readonly signal: AbortSignal;
   readonly tools: ToolRegistry;
@@ -73,6 +75,10 @@ export class JobContext {
   }
   get lease(): Lease {
     return this.#run.lease;
+  }
+  /** Where the job is a turn: its conversation, and who spoke. */
+  get turn(): { readonly conversationId: string; readonly userId: string; readonly lockEpoch: number } | undefined {
+    return this.#run.turn;
   }
   /** Aborts when the job is cancelled, runs out of time or lease, or is no longer this process's. */
   get signal(): AbortSignal {

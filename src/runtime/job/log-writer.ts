@@ -1,7 +1,14 @@
 import type { Clock } from "../../clock.ts";
 import type { Logger } from "../../logger.ts";
 import { ArcpError, type FinalStatus } from "../../protocol/index.ts";
-import { type AppendBatch, type AppendResult, type NewEvent, type Store, StoreRefusal } from "../../store/store.ts";
+import {
+  type AppendBatch,
+  type AppendResult,
+  type ClaimedTurn,
+  type NewEvent,
+  type Store,
+  StoreRefusal,
+} from "../../store/store.ts";
 import type { Masking } from "../credentials/masking.ts";
 import type { Wakeups } from "../wakeups.ts";
 import type { RecentEvents } from "./recent-events.ts";
@@ -32,6 +39,7 @@ export class JobLog {
   /** Settles when the terminal event is stored, or when the store has refused this attempt. */
   readonly closed: Promise<void>;
   readonly #writer: LogWriter;
+  readonly #handOver: (() => AppendBatch["handOver"]) | undefined;
   #resolveClosed: () => void = () => undefined;
   #nextN: number;
   /** Not yet handed to the store, oldest first. */
@@ -45,8 +53,16 @@ export class JobLog {
   #waitingForRoom: (() => void)[] = [];
   #waitingForAll: (() => void)[] = [];
 
-  constructor(writer: LogWriter, jobId: string, runEpoch: number, lastN: number) {
+  /** @param handOver where the job is a turn: who takes the conversation's next one when it ends */
+  constructor(
+    writer: LogWriter,
+    jobId: string,
+    runEpoch: number,
+    lastN: number,
+    handOver?: () => AppendBatch["handOver"],
+  ) {
     this.#writer = writer;
+    this.#handOver = handOver;
     this.jobId = jobId;
     this.runEpoch = runEpoch;
     this.#nextN = lastN + 1;
@@ -127,7 +143,8 @@ export class JobLog {
       this.#inFlight = this.#pending.splice(0, count);
     }
     const last = this.#pending.length === 0 ? this.#end : undefined;
-    return { jobId: this.jobId, runEpoch: this.runEpoch, events: this.#inFlight, end: last, now };
+    const handOver = last === undefined ? undefined : this.#handOver?.();
+    return { jobId: this.jobId, runEpoch: this.runEpoch, events: this.#inFlight, end: last, handOver, now };
   }
 
   /** For the writer: what the store said of the batch on its way. Answers whether there is another. */
@@ -177,6 +194,7 @@ export class LogWriter {
   readonly #recent: RecentEvents;
   readonly #wakeups: Wakeups;
   readonly #masking: Masking;
+  readonly #handedOver: (turn: ClaimedTurn) => void;
   readonly #dirty = new Set<JobLog>();
   #scheduled = false;
   #stopped = false;
@@ -188,6 +206,8 @@ export class LogWriter {
     recent: RecentEvents;
     wakeups: Wakeups;
     masking: Masking;
+    /** A turn was handed over to this node in the commit that ended the one before it. */
+    handedOver(turn: ClaimedTurn): void;
   }) {
     this.#store = parts.store;
     this.#clock = parts.clock;
@@ -195,6 +215,7 @@ export class LogWriter {
     this.#recent = parts.recent;
     this.#wakeups = parts.wakeups;
     this.#masking = parts.masking;
+    this.#handedOver = parts.handedOver;
   }
 
   /** A payload as it may be stored: without a secret that is known (CRD-7). */
@@ -267,6 +288,7 @@ export class LogWriter {
         this.#logger.warn({ job_id: log.jobId, reason: result.refusal.reason }, "append refused");
         this.#recent.forget(log.jobId);
       }
+      if (result.ok && result.next !== undefined) this.#handedOver(result.next);
       const more = log.settle(result);
       this.#wakeups.wake(log.jobId);
       if (more) this.mark(log);

@@ -18,6 +18,7 @@ import type { CredentialKeeper } from "../credentials/keeper.ts";
 import type { EventKinds } from "../event-kinds.ts";
 import type { OpenQuestions, Question } from "../questions/open-questions.ts";
 import type { JobTrace, SpanAttributes } from "../tracing/tracing.ts";
+import type { RunningTurn } from "../turn-seam.ts";
 import { ChunkedResult } from "./chunked-result.ts";
 import { JobContext } from "./context.ts";
 import { CostMeter } from "./cost-meter.ts";
@@ -45,6 +46,8 @@ export interface RunParts {
   authority: Authority;
   /** Wall milliseconds. */
   leaseExpiresAt: number | undefined;
+  /** Where the job is a turn of a conversation. */
+  turn: RunningTurn | undefined;
   /** 0 for a job that a session submitted, one more for each delegation above it. */
   depth: number;
   delegation: Delegation;
@@ -80,6 +83,7 @@ export class JobRun {
   readonly lease: Lease;
   readonly authority: Authority;
   readonly depth: number;
+  readonly turn: RunningTurn | undefined;
   readonly tools: ToolRegistry;
   readonly credentials: JobCredentials;
   readonly clock: Clock;
@@ -108,6 +112,7 @@ export class JobRun {
     this.lease = parts.lease;
     this.authority = parts.authority;
     this.depth = parts.depth;
+    this.turn = parts.turn;
     this.tools = parts.tools;
     this.credentials = new JobCredentials(parts.credentials, this.jobId, (body) => this.emit("status", body));
     this.clock = parts.clock;
@@ -315,7 +320,13 @@ export class JobRun {
     if (this.#state.phase === "ended") return;
     this.#enter({ phase: "ended" });
     this.#parts.trace.ended("lost");
-    this.#abort.abort(new ArcpError("INTERNAL_ERROR", reason));
+    // Whoever ends a turn from outside frees its lock in the same commit (LCK-2).
+    const { turn } = this;
+    const cause =
+      turn === undefined
+        ? new ArcpError("INTERNAL_ERROR", reason)
+        : ArcpError.detail("LOCK_LOST", reason, { conversation_id: turn.conversationId });
+    this.#abort.abort(cause);
     this.#stopChildren();
     this.#parts.log.abandon(reason);
   }

@@ -1,8 +1,8 @@
 import { type Clock, sleep } from "../../clock.ts";
 import { Authority } from "../../lease/index.ts";
 import type { Logger } from "../../logger.ts";
-import { ArcpError } from "../../protocol/index.ts";
-import type { NewJob, SweepAnswer } from "../../store/store.ts";
+import type { ArcpError } from "../../protocol/index.ts";
+import type { AppendBatch, NewJob, SweepAnswer } from "../../store/store.ts";
 import type { ToolRegistry } from "../acting/tools.ts";
 import type { ResolvedAgent } from "../agents.ts";
 import type { CredentialKeeper } from "../credentials/keeper.ts";
@@ -10,6 +10,8 @@ import type { EventKinds } from "../event-kinds.ts";
 import type { OpenQuestions } from "../questions/open-questions.ts";
 import { traceParentOf } from "../tracing/traceparent.ts";
 import type { Tracing } from "../tracing/tracing.ts";
+import type { RunningTurn, TurnKeeper } from "../turn-seam.ts";
+import { cancellation } from "./cancelled.ts";
 import { Delegation, type DelegationParts, type ParentRun } from "./delegation.ts";
 import { JobLog, type LogWriter } from "./log-writer.ts";
 import type { RecentEvents } from "./recent-events.ts";
@@ -23,6 +25,10 @@ export interface JobStart {
   principal: string;
   /** Of a delegated job, with its part of its parent's authority. */
   parent?: { run: ParentRun; authority: Authority };
+  /** @default 1 */
+  runEpoch?: number;
+  /** Where the job is a turn of a conversation. */
+  turn?: RunningTurn | undefined;
   /** Of a submitted job. */
   origin?: { sessionId: string; traceparent: string | undefined };
 }
@@ -41,6 +47,10 @@ export class RunningJobs {
   readonly #clock: Clock;
   readonly #logger: Logger;
   readonly #runs = new Map<string, JobRun>();
+  /** Set where there are conversations. */
+  turns: TurnKeeper | undefined;
+  /** Who takes the next turn of a conversation whose turn ends here. */
+  handOver: () => AppendBatch["handOver"] = () => undefined;
   /** Submits that are being worked on; each may become a run. */
   readonly #admissions = new Set<Promise<void>>();
 
@@ -96,12 +106,19 @@ export class RunningJobs {
     void submit.finally(() => this.#admissions.delete(submit));
   }
 
-  start({ job, agent, input, principal, parent, origin }: JobStart): JobRun {
+  start({ job, agent, input, principal, parent, origin, turn, runEpoch = 1 }: JobStart): JobRun {
+    const running = this.#runs.get(job.jobId);
+    if (running !== undefined) return running;
+    const { turns } = this;
     const authority = parent?.authority ?? new Authority({ lease: job.lease, expiresAtMs: job.leaseExpiresAt });
     const run = new JobRun({
-      log: new JobLog(this.#writer, job.jobId, 1, 0),
+      log: new JobLog(this.#writer, job.jobId, runEpoch, 0, turn && this.handOver),
       agent: agent.label,
-      handler: agent.handler,
+      handler:
+        turn === undefined || turns === undefined
+          ? agent.handler
+          : (given, context) => turns.within(turn, () => agent.handler(given, context)),
+      turn,
       input,
       principal,
       traceId: job.traceId,
@@ -135,17 +152,36 @@ export class RunningJobs {
       run.drop("The store has given the job to somebody else.");
       this.#credentials.release(job.jobId);
       authority.budget.settle();
+      if (turn !== undefined) turns?.ended(job.jobId);
     });
+    if (turn !== undefined) turns?.began(turn);
     run.start();
     return run;
   }
 
   /** Tells a job to stop. Answers whether it runs here. */
   cancel(jobId: string, reason: string | undefined): boolean {
-    const why = reason === undefined || reason === "" ? "The job was cancelled." : `The job was cancelled: ${reason}`;
     const run = this.#runs.get(jobId);
-    run?.stop(new ArcpError("CANCELLED", why));
+    run?.stop(cancellation(reason));
     return run !== undefined;
+  }
+
+  /** Ends a job here for `cause`; it unwinds as for a cancel. */
+  stop(jobId: string, cause: ArcpError): void {
+    this.#runs.get(jobId)?.stop(cause);
+  }
+
+  /** The store has ended these jobs, and not through their runs. */
+  endedByStore(jobIds: readonly string[]): void {
+    for (const jobId of jobIds) {
+      const run = this.#runs.get(jobId);
+      this.#recent.forget(jobId);
+      if (run === undefined) continue;
+      this.#runs.delete(jobId);
+      run.drop("The job was ended by somebody else.");
+      this.#credentials.release(jobId);
+      this.turns?.ended(jobId);
+    }
   }
 
   /** Acts on what the store says and no wake-up told: cancels from elsewhere, jobs taken away. */
@@ -154,10 +190,7 @@ export class RunningJobs {
       const run = this.#runs.get(jobId);
       if (run === undefined) continue;
       if (runEpoch !== run.runEpoch) {
-        this.#runs.delete(jobId);
-        run.drop("The job was ended by somebody else.");
-        this.#credentials.release(jobId);
-        this.#recent.forget(jobId);
+        this.endedByStore([jobId]);
       } else if (cancelReason !== undefined) {
         this.cancel(jobId, cancelReason ?? undefined);
       }
@@ -170,6 +203,7 @@ export class RunningJobs {
       run.drop(reason);
       this.#credentials.release(jobId);
       this.#recent.forget(jobId);
+      this.turns?.ended(jobId);
     }
     this.#runs.clear();
   }

@@ -22,6 +22,7 @@ import {
   type RefusalReason,
   StoreRefusal,
   StoreUnavailable,
+  type TurnPlace,
 } from "../../store/store.ts";
 import type { Transport } from "../../transport/transport.ts";
 import type { AgentRegistry } from "../agents.ts";
@@ -36,6 +37,7 @@ import type { JobDesk } from "../job-desk.ts";
 import type { Settings } from "../options.ts";
 import type { Answering } from "../questions/answering.ts";
 import type { SessionTrace } from "../tracing/tracing.ts";
+import type { TurnKeeper } from "../turn-seam.ts";
 import type { Wakeups } from "../wakeups.ts";
 import { Heartbeat } from "./heartbeat.ts";
 import { InboundRate } from "./inbound-rate.ts";
@@ -66,6 +68,9 @@ export interface ConnectionParts {
   recent: RecentEvents;
   wakeups: Wakeups;
   nodeId(): string;
+  turns(): TurnKeeper | undefined;
+  ended(jobIds: readonly string[]): void;
+  placed(place: TurnPlace): void;
   accepting(): boolean;
   /** The session is this connection's now; what had it in this process is to be superseded. */
   attached(connection: Connection): void;
@@ -79,6 +84,7 @@ interface Attachment {
   readonly tail: Tail;
   /** Made for the first request: a session that only listens needs none. */
   requests: Requests | undefined;
+  readonly operator: boolean;
   readonly rate: InboundRate;
   readonly heartbeat: Heartbeat | undefined;
   readonly expiry: Timer | undefined;
@@ -454,7 +460,17 @@ export class Connection {
     const trace = settings.tracing.sessionStarted({ sessionId, clientName, resumed: session.connectionEpoch > 1 });
     this.#enter({
       phase: "attached",
-      attachment: { session, replies, tail, requests: undefined, rate, heartbeat, expiry, trace },
+      attachment: {
+        session,
+        replies,
+        tail,
+        requests: undefined,
+        operator: identity.operator === true,
+        rate,
+        heartbeat,
+        expiry,
+        trace,
+      },
     });
     this.#parts.attached(this);
     this.#onWelcome?.();
@@ -489,6 +505,10 @@ export class Connection {
     const { clock, logger } = settings;
     const { session, replies, tail } = attachment;
     attachment.requests ??= new Requests({
+      operator: attachment.operator,
+      turns: this.#parts.turns,
+      ended: this.#parts.ended,
+      placed: this.#parts.placed,
       session,
       settings,
       agents,

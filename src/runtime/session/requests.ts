@@ -21,6 +21,7 @@ import {
   type Stored,
   type StoredCredential,
   type SubscribedPayload,
+  TURN,
   type VendorType,
 } from "../../protocol/index.ts";
 import {
@@ -29,22 +30,26 @@ import {
   type FollowOutcome,
   type JobRecord,
   type NewJob,
+  type NewTurn,
   type ReplyDraft,
   type RequestRef,
   StoreRefusal,
   StoreUnavailable,
   type SubmitOutcome,
+  type TurnPlace,
 } from "../../store/store.ts";
 import type { AgentRegistry, ResolvedAgent } from "../agents.ts";
 import { type CredentialKeeper, withoutValue } from "../credentials/keeper.ts";
 import type { Masking } from "../credentials/masking.ts";
 import type { Extensions } from "../extensions.ts";
+import { cancelledPayload } from "../job/cancelled.ts";
 import { budgetOf } from "../job/delegation.ts";
 import type { RunningJobs } from "../job/running-jobs.ts";
 import type { JobDesk } from "../job-desk.ts";
 import type { Settings } from "../options.ts";
 import { grantedLease } from "../policy.ts";
 import type { Answering } from "../questions/answering.ts";
+import { type RunningTurn, type TurnKeeper, turnRefused } from "../turn-seam.ts";
 import { digestOf } from "./canonical-json.ts";
 import type { ReplyQueue, ReplySlot } from "./reply-queue.ts";
 import type { Tail } from "./tail.ts";
@@ -64,6 +69,13 @@ export interface RequestParts {
   clock: Clock;
   logger: Logger;
   nodeId(): string;
+  /** Whether the token's holder may use what is others'. */
+  operator: boolean;
+  turns(): TurnKeeper | undefined;
+  /** A turn was stored: what it interrupts or has ended is to be told. */
+  placed(place: TurnPlace): void;
+  /** The store has ended these jobs: their followers are to be told. */
+  ended(jobIds: readonly string[]): void;
   /** False while the runtime is stopping: no new jobs. */
   accepting(): boolean;
   /** The store says that the session has a newer connection. */
@@ -189,6 +201,7 @@ export class Requests {
     let agent: ResolvedAgent;
     let job: NewJob;
     let provisioned: { credentials?: StoredCredential[] };
+    let turn: NewTurn | undefined;
     try {
       if (!this.#parts.accepting()) {
         throw new ArcpError("INTERNAL_ERROR", "The runtime is stopping; submit again after reconnecting.", {
@@ -203,6 +216,7 @@ export class Requests {
           ? this.#granted(agent.lease, agent)
           : this.#lease(payload.lease_request, agent);
       this.#roomToFollow();
+      turn = await this.#turn(envelope);
       job = {
         jobId: newJobId(),
         agent: agent.label,
@@ -229,6 +243,7 @@ export class Requests {
       trace_id: traceId,
     };
     const acceptedPayload = JSON.stringify(accepted);
+    const askedAt = { monotonic: clock.monotonic(), wall: clock.wall() };
     const { idempotency_key: key, ...parameters } = payload;
     const submitted = settings.store.requests.submit({
       ...this.#ref(envelope),
@@ -237,28 +252,51 @@ export class Requests {
       job,
       acceptedPayload,
       idempotency:
-        key === undefined ? undefined : { key, digest: digestOf(parameters), ttlMs: settings.idempotencyTtlMs },
+        key === undefined
+          ? undefined
+          : {
+              key,
+              digest: digestOf(turn === undefined ? parameters : [parameters, envelope.extensions?.[TURN]]),
+              ttlMs: settings.idempotencyTtlMs,
+            },
       maxRunningJobsPerPrincipal: settings.maxRunningJobsPerPrincipal,
-      reply: (outcome) => this.#submitReply(envelope, traceId, acceptedPayload, outcome),
+      turn,
+      reply: (outcome) => this.#submitReply(envelope, traceId, acceptedPayload, outcome, turn),
     });
     const result = await submitted.catch((error: unknown) => {
       this.#parts.credentials.abandon(job.jobId);
       throw error;
     });
     if (result.outcome !== "created") this.#parts.credentials.abandon(job.jobId);
+    const running = (place: TurnPlace | undefined): RunningTurn | undefined =>
+      place?.state !== "running" || turn === undefined
+        ? undefined
+        : { ...place, jobId: job.jobId, userId: turn.userId, ttlMs: turn.ttlMs, askedAt };
     switch (result.outcome) {
       case "created":
-        if (slot.settled && key === undefined) {
+        if (slot.settled && key === undefined && turn?.messageId === undefined) {
           // The client was told that the submit failed and may send another: so this one fails, and never
-          // runs. With a key the other one would find this job, which runs for it.
+          // runs. With a key or a message's id the other one would find this job, which runs for it.
           const failed: ResolvedAgent = { ...agent, handler: () => Promise.reject(storeUnavailable()) };
-          jobs.start({ job, agent: failed, input: null, principal: session.principal });
+          if (result.place !== undefined) this.#parts.placed(result.place);
+          if (result.place?.state === "queued") {
+            const reason = "its submit was answered as failed";
+            const now = clock.wall();
+            const cancelled = { jobId: job.jobId, reason, cancelledPayload: cancelledPayload(reason), now };
+            await settings.store.jobs.requestCancel(cancelled);
+            this.#parts.ended([job.jobId]);
+          } else {
+            jobs.start({ job, agent: failed, input: null, principal: session.principal, turn: running(result.place) });
+          }
           return;
         }
         this.#parts.replies.settle(slot, result.frame, () =>
           tail.follow({ jobId: job.jobId, traceId, positionN: 0, canCancel: true }),
         );
+        if (result.place !== undefined) this.#parts.placed(result.place);
+        if (result.place?.state === "queued") return;
         jobs.start({
+          turn: running(result.place),
           job,
           agent,
           input: payload.input ?? null,
@@ -287,13 +325,23 @@ export class Requests {
     return { credentials: await credentials.issueFor({ ...job, principal: session.principal }) };
   }
 
-  #submitReply(envelope: Envelope, traceId: string, acceptedPayload: string, outcome: SubmitOutcome): ReplyDraft {
+  #submitReply(
+    envelope: Envelope,
+    traceId: string,
+    acceptedPayload: string,
+    outcome: SubmitOutcome,
+    turn: NewTurn | undefined,
+  ): ReplyDraft {
     const { settings } = this.#parts;
     switch (outcome.outcome) {
       case "created":
-        return { frame: this.#accepted(envelope, traceId, acceptedPayload) };
+        return {
+          frame: this.#accepted(envelope, traceId, acceptedPayload, outcome.place && placeForWire(outcome.place)),
+        };
+      case "turn_refused":
+        return { frame: this.#rejection(envelope, traceId, turnRefused(outcome.refusal)) };
       case "repeated":
-        return { frame: this.#accepted(envelope, traceId, outcome.acceptedPayload) };
+        return { frame: this.#accepted(envelope, traceId, outcome.acceptedPayload, turn && repeatForWire(turn)) };
       case "duplicate_key":
         return {
           frame: this.#rejection(
@@ -317,9 +365,25 @@ export class Requests {
     }
   }
 
-  #accepted(envelope: Envelope, traceId: string, acceptedPayload: string): string {
+  #accepted(envelope: Envelope, traceId: string, acceptedPayload: string, turn?: object): string {
     const payload = JSON.parse(acceptedPayload) as AcceptedPayload;
-    return this.#frame("job.accepted", envelope, payload, { job_id: payload.job_id, trace_id: traceId });
+    return this.#frame("job.accepted", envelope, payload, {
+      job_id: payload.job_id,
+      trace_id: traceId,
+      ...(turn === undefined ? {} : { extensions: { [TURN]: turn } }),
+    });
+  }
+
+  /** What the envelope says of its turn, if it is one (TRN-7). */
+  async #turn(envelope: Envelope): Promise<NewTurn | undefined> {
+    const value = envelope.extensions?.[TURN];
+    if (value === undefined) return undefined;
+    const { turns, session, operator } = this.#parts;
+    const keeper = turns();
+    if (keeper === undefined) {
+      throw new ArcpError("INVALID_REQUEST", `extensions["${TURN}"]: this runtime has no conversations.`);
+    }
+    return await keeper.read(value, { principal: session.principal, operator });
   }
 
   /** The answer to a submit that is not carried out (JOB-3). */
@@ -399,10 +463,12 @@ export class Requests {
       ...this.#ref(envelope),
       jobId,
       reason,
+      cancelledPayload: cancelledPayload(reason),
       reply: (outcome) => ({ frame: this.#cancelReply(envelope, jobId, reason, outcome) }),
     });
     replies.settle(slot, result.frame);
     if (result.outcome === "requested") jobs.cancel(jobId, reason);
+    if (result.outcome === "ended") this.#parts.ended([jobId]);
   }
 
   #cancelReply(envelope: Envelope, jobId: string, reason: string | undefined, outcome: CancelOutcome): string {
@@ -643,14 +709,19 @@ export class Requests {
     return this.#frame("job.error", envelope, jobErrorPayload(namingRequest(error, envelope)), ids);
   }
 
-  #frame(type: string, request: Envelope, payload: object, rest: { job_id?: string; trace_id?: string } = {}): string {
+  #frame(
+    type: string,
+    request: Envelope,
+    payload: object,
+    rest: { job_id?: string; trace_id?: string; extensions?: Record<string, unknown> } = {},
+  ): string {
     return encodeMessage({
       id: newMessageId(),
       type,
       session_id: this.#parts.session.sessionId,
       ...(rest.trace_id === undefined && request.trace_id !== undefined ? { trace_id: request.trace_id } : {}),
       ...rest,
-      extensions: { [IN_REPLY_TO]: request.id },
+      extensions: { [IN_REPLY_TO]: request.id, ...rest.extensions },
       payload,
     });
   }
@@ -661,6 +732,20 @@ function namingRequest(error: ArcpError, envelope: Envelope): ArcpError {
   if (error.code !== "INVALID_REQUEST" || error.details?.["request_id"] !== undefined) return error;
   return new ArcpError(error.code, error.message, { details: { ...error.details, request_id: envelope.id } });
 }
+
+const placeForWire = (place: TurnPlace) => ({
+  conversation_id: place.conversationId,
+  created: place.created,
+  state: place.state,
+  ...(place.state === "queued" ? { place: place.place } : {}),
+});
+
+/** Of a message that had its turn before. */
+const repeatForWire = (turn: NewTurn) => ({
+  conversation_id: turn.conversation.conversationId,
+  created: false,
+  state: "repeated",
+});
 
 const storeUnavailable = (): ArcpError =>
   ArcpError.detail("STORE_UNAVAILABLE", "The store did not answer; nothing was done. Try again.");

@@ -5,78 +5,31 @@
 import { Hono, type MiddlewareHandler } from "hono";
 import type { ContentfulStatusCode } from "hono/utils/http-status";
 import { z } from "zod";
+import type { Conversations } from "../../conversation/index.ts";
 import type { Logger } from "../../logger.ts";
-import { ArcpError, describeIssue, REQUESTS } from "../../protocol/index.ts";
+import { ArcpError, REQUESTS } from "../../protocol/index.ts";
 import type { Runtime } from "../../runtime/index.ts";
+import { conversationRoutes } from "./conversations.ts";
 import { COMMON_HEADERS, problemOf } from "./problem.ts";
+import { bodyOf, type Env, invalid, NoQuery, PAGE, parse, queryOf, UnsupportedBody } from "./request.ts";
 
-const list = REQUESTS["session.list_jobs"].shape;
 /** As `session.list_jobs` filters, flat. */
-const ListQuery = z.strictObject({
-  ...list.filter.unwrap().shape,
-  limit: z
-    .string()
-    .regex(/^\d{1,4}$/, "must be a number from 1 to 1000")
-    .transform(Number)
-    .pipe(z.int().min(1).max(1000))
-    .optional(),
-  cursor: list.cursor.unwrap().unwrap().optional(),
-});
-const NoQuery = z.strictObject({});
+const ListQuery = z.strictObject({ ...REQUESTS["session.list_jobs"].shape.filter.unwrap().shape, ...PAGE });
 const AnswerBody = z.strictObject({ answer: REQUESTS["x-vendor.holdfast.answer"].shape.answer });
 const CancelBody = z.strictObject({ reason: REQUESTS["job.cancel"].shape.reason });
-
-type Env = { Variables: { principal: string } };
-
-const invalid = (message: string): ArcpError => new ArcpError("INVALID_REQUEST", message);
 
 function respond(error: ArcpError, status?: number, headers: Record<string, string> = {}): Response {
   const problem = problemOf(error, status);
   return new Response(problem.body, { status: problem.status, headers: { ...problem.headers, ...headers } });
 }
 
-/** @throws ArcpError INVALID_REQUEST naming the field */
-function parse<T>(schema: z.ZodType<T>, value: unknown, what: string): T {
-  const result = schema.safeParse(value);
-  if (!result.success) throw invalid(`${describeIssue(result.error, what)}.`);
-  return result.data;
-}
-
-/** Each parameter by name; `status` may come several times, others that do are no string. */
-function queryOf(url: string): Record<string, string | string[]> {
-  const { searchParams } = new URL(url);
-  const query: Record<string, string | string[]> = {};
-  for (const name of new Set(searchParams.keys())) {
-    const values = searchParams.getAll(name);
-    query[name] = name === "status" || values.length > 1 ? values : (values[0] ?? "");
-  }
-  return query;
-}
-
-/** An empty body is an empty object. */
-async function bodyOf(request: {
-  text(): Promise<string>;
-  header(name: string): string | undefined;
-}): Promise<unknown> {
-  const text = await request.text();
-  if (text === "") return {};
-  const type = request.header("content-type")?.split(";", 1)[0]?.trim().toLowerCase();
-  if (type !== "application/json") throw new UnsupportedBody();
-  try {
-    return JSON.parse(text);
-  } catch {
-    throw invalid("body: not JSON.");
-  }
-}
-
-class UnsupportedBody extends Error {
-  override readonly name = "UnsupportedBody";
-}
-
 /** Wall milliseconds as the store takes them. */
 const wallOf = (time: string | undefined): number | undefined => (time === undefined ? undefined : Date.parse(time));
 
-export function v1App(runtime: Runtime, logger: Logger): Hono<Env> {
+export function v1App(
+  runtime: Runtime,
+  { conversations, logger }: { conversations: Conversations | undefined; logger: Logger },
+): Hono<Env> {
   const app = new Hono<Env>().basePath("/v1");
 
   const authenticated: MiddlewareHandler<Env> = async (context, next) => {
@@ -86,6 +39,7 @@ export function v1App(runtime: Runtime, logger: Logger): Hono<Env> {
       throw new ArcpError("UNAUTHENTICATED", "Send a good token as `Authorization: Bearer TOKEN`.");
     }
     context.set("principal", identity.principal);
+    context.set("operator", identity.operator === true);
     await next();
   };
   /** The last word on a path: its methods are those registered before. */
@@ -156,6 +110,10 @@ export function v1App(runtime: Runtime, logger: Logger): Hono<Env> {
     return context.json({ job_id: jobId, question_id: questionId, outcome: "accepted" });
   });
   others("/jobs/:id/questions/:question/answer", "POST");
+
+  if (conversations !== undefined) {
+    conversationRoutes(app, { conversations, clock: runtime.clock, logger, authenticated, others });
+  }
 
   app.notFound((context) => respond(invalid(`Nothing is served at ${context.req.path.slice(0, 256)}.`), 404));
   app.onError((error) => {

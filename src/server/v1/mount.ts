@@ -8,6 +8,7 @@
  * 64 KiB of it are kept.
  */
 import type { IncomingMessage, RequestListener, Server, ServerResponse } from "node:http";
+import type { Conversations } from "../../conversation/index.ts";
 import type { Logger } from "../../logger.ts";
 import { ArcpError } from "../../protocol/index.ts";
 import type { Runtime } from "../../runtime/index.ts";
@@ -28,13 +29,14 @@ export interface MountOptions {
   pathOf(request: IncomingMessage): string | undefined;
   /** Why a request is refused (SRV-2), or `undefined`. */
   refusalOf(request: IncomingMessage): string | undefined;
+  conversations: Conversations | undefined;
   logger: Logger;
 }
 
 /** @returns what takes it off again; a second call does nothing */
 export function mountV1(runtime: Runtime, httpServer: Server, options: MountOptions): () => void {
-  const { logger } = options;
-  const app = v1App(runtime, logger);
+  const { logger, conversations } = options;
+  const app = v1App(runtime, { conversations, logger });
   const theirs = httpServer.listeners("request") as RequestListener[];
 
   const answer = async (request: IncomingMessage, response: ServerResponse) => {

@@ -44,9 +44,16 @@ export function problemOf(error: ArcpError, status = statusOf(error)): Problem {
   };
 }
 
+/** Where neither table has a status of its own: `details.reason`, as conversations give it. */
+const STATUS_OF_REASON: ReadonlyMap<unknown, number> = new Map([
+  ["unknown_conversation", 404],
+  ["not_locked", 409],
+]);
+
 function statusOf(error: ArcpError): number {
   const own = error.details?.["code"];
   const rows: Readonly<Record<string, DetailRow>> = DETAIL_CODES;
   const detail = typeof own === "string" && Object.hasOwn(rows, own) ? rows[own] : undefined;
-  return detail?.httpStatus ?? ERROR_TABLE[error.code].httpStatus;
+  const named = STATUS_OF_REASON.get(error.details?.["reason"]);
+  return detail?.httpStatus ?? named ?? ERROR_TABLE[error.code].httpStatus;
 }

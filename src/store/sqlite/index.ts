@@ -7,6 +7,8 @@ import { resolve } from "node:path";
 import { type Clock, systemClock } from "../../clock.ts";
 import { type Logger, silentLogger } from "../../logger.ts";
 import type { Durability, Store } from "../store.ts";
+import { bindingFacet } from "./bindings.ts";
+import { conversationFacet } from "./conversations.ts";
 import { credentialFacet } from "./credentials.ts";
 import { Engine } from "./engine.ts";
 import { HintReader } from "./hints.ts";
@@ -60,6 +62,8 @@ export function sqlite(file: string, options: SqliteOptions = {}): Store {
     jobs: jobFacet(engine),
     nodes: nodeFacet(engine, locks),
     credentials: credentialFacet(engine),
+    conversations: conversationFacet(engine),
+    bindings: bindingFacet(engine),
     questions: questionFacet(engine),
     start: () => engine.start(),
     sweep: (query) => engine.read((db) => sweep(db, query)),

@@ -7,6 +7,7 @@ import {
   type AppendBatch,
   type AppendResult,
   type CancelWish,
+  type ClaimedTurn,
   type EventPage,
   type JobFacet,
   type JobRecord,
@@ -21,6 +22,7 @@ import {
 } from "../store.ts";
 import type { Database } from "./database.ts";
 import type { Engine } from "./engine.ts";
+import { endTurn, handedOver, takeHead } from "./turns.ts";
 
 /** Bounds of a page (STO-7). */
 const PAGE_EVENTS = 512;
@@ -61,7 +63,7 @@ export function jobFacet(engine: Engine): JobFacet {
     list: (query) => engine.read((db) => list(db, query)),
     spawn: (child) =>
       engine.write((db) => spawn(db, child), { rows: 3, bytes: child.job.input.length + child.acceptedPayload.length }),
-    requestCancel: ({ jobId, reason }) => engine.write((db) => requestCancel(db, jobId, reason)),
+    requestCancel: (wish) => engine.write((db) => requestCancel(db, wish)),
   };
 }
 
@@ -79,8 +81,12 @@ interface JobOrigin {
   principal: string;
   sessionKey: number;
   nodeId: string;
+  /** Where it waits for its turn. @default false */
+  pending?: boolean;
   /** Where a job delegated it. */
-  delegation: { parentJobId: string; delegateId: string; acceptedPayload: string } | undefined;
+  delegation?: { parentJobId: string; delegateId: string };
+  /** Kept where somebody is to be told later: of a delegated job, and of a turn. */
+  acceptedPayload?: string;
   now: number;
 }
 
@@ -102,15 +108,17 @@ export function insertJob(db: Database, job: NewJob, origin: JobOrigin): number 
     job.maxRuntimeMs ?? null,
     origin.now,
     origin.delegation?.delegateId ?? null,
-    origin.delegation?.acceptedPayload ?? null,
+    origin.acceptedPayload ?? null,
   ) as { job_key: number };
   db.run(
     `INSERT INTO job_heads (job_key, principal, node_id, state, run_epoch, last_n, floor_n, bytes, cancel_requested,
        cancel_reason, result_n, ended_at)
-     VALUES (?, ?, ?, 'running', 1, 0, 0, 0, 0, NULL, NULL, NULL)`,
+     VALUES (?, ?, ?, ?, ?, 0, 0, 0, 0, NULL, NULL, NULL)`,
     jobKey,
     origin.principal,
     origin.nodeId,
+    origin.pending === true ? "pending" : "running",
+    origin.pending === true ? 0 : 1,
   );
   return jobKey;
 }
@@ -132,7 +140,8 @@ function spawn(db: Database, child: NewChild): void {
     principal,
     sessionKey: head.session_key,
     nodeId: head.node_id,
-    delegation: { parentJobId, delegateId, acceptedPayload },
+    delegation: { parentJobId, delegateId },
+    acceptedPayload,
     now,
   });
 }
@@ -154,8 +163,8 @@ async function appendBatch(engine: Engine, batch: AppendBatch): Promise<AppendRe
     bytes += Buffer.byteLength(event.payload);
   }
   try {
-    await engine.write((db) => append(db, batch, bytes), { rows: batch.events.length + 1, bytes });
-    return { ok: true };
+    const next = await engine.write((db) => append(db, batch, bytes), { rows: batch.events.length + 1, bytes });
+    return next === undefined ? { ok: true } : { ok: true, next };
   } catch (error) {
     if (error instanceof StoreRefusal) {
       return { ok: false, refusal: error };
@@ -164,7 +173,8 @@ async function appendBatch(engine: Engine, batch: AppendBatch): Promise<AppendRe
   }
 }
 
-function append(db: Database, batch: AppendBatch, bytes: number): void {
+/** @returns the turn that was handed over, where the batch ended one */
+function append(db: Database, batch: AppendBatch, bytes: number): ClaimedTurn | undefined {
   const { jobId, events, end } = batch;
   const head = headOf(db, jobId);
   if (head === undefined) {
@@ -175,14 +185,14 @@ function append(db: Database, batch: AppendBatch, bytes: number): void {
     if (end !== undefined) {
       throw new StoreRefusal("wrong_number", `${jobId} cannot end without its terminal event`);
     }
-    return;
+    return undefined;
   }
   if (events.some((event, i) => event.n !== first.n + i)) {
     throw new StoreRefusal("wrong_number", `the events of a batch for ${jobId} are not numbered consecutively`);
   }
   const known = countStored(db, head, batch, first.n);
   if (known === events.length) {
-    return;
+    return batch.handOver === undefined ? undefined : handedOver(db, head.job_key, batch.handOver.nodeId);
   }
   requireRunning(head, jobId, batch.runEpoch);
   if (first.n + known !== head.last_n + 1) {
@@ -206,9 +216,11 @@ function append(db: Database, batch: AppendBatch, bytes: number): void {
   const lastN = first.n + events.length - 1;
   if (end === undefined) {
     moveHead(db, head.job_key, lastN, newBytes);
-  } else {
-    closeHead(db, head.job_key, lastN, newBytes, end, batch.now);
+    return undefined;
   }
+  const conversationKey = closeHead(db, head.job_key, lastN, newBytes, end, batch.now);
+  if (conversationKey === undefined || batch.handOver === undefined) return undefined;
+  return takeHead(db, conversationKey, { ...batch.handOver, now: batch.now });
 }
 
 /** How many of the batch's first events are stored under the same identity (STO-1). */
@@ -252,8 +264,19 @@ function moveHead(db: Database, jobKey: number, lastN: number, bytes: number): v
   db.run("UPDATE job_heads SET last_n = ?, bytes = bytes + ? WHERE job_key = ?", lastN, bytes, jobKey);
 }
 
-/** Moves the head to the terminal event: the end of a job and the end of its run's authority are one (law 3). */
-function closeHead(db: Database, jobKey: number, lastN: number, bytes: number, status: FinalStatus, now: number): void {
+/**
+ * Moves the head to the terminal event: the end of a job, of its run's authority and of its turn are one (law 3).
+ *
+ * @returns the conversation whose turn it was
+ */
+function closeHead(
+  db: Database,
+  jobKey: number,
+  lastN: number,
+  bytes: number,
+  status: FinalStatus,
+  now: number,
+): number | undefined {
   db.run(
     `UPDATE job_heads SET last_n = ?, bytes = bytes + ?, state = ?, ended_at = ?, run_epoch = run_epoch + 1
      WHERE job_key = ?`,
@@ -263,6 +286,7 @@ function closeHead(db: Database, jobKey: number, lastN: number, bytes: number, s
     now,
     jobKey,
   );
+  return endTurn(db, jobKey);
 }
 
 /**
@@ -279,18 +303,33 @@ export function endJob(
   closeHead(db, job.job_key, job.last_n + 1, Buffer.byteLength(end.payload), end.status, end.now);
 }
 
-function requestCancel(db: Database, jobId: string, reason: string | undefined): CancelWish {
-  const head = headOf(db, jobId);
-  if (head === undefined) {
-    throw unknownJob(jobId);
-  }
-  return wishEnd(db, head, jobId, reason);
+/** A wish that a job ends. */
+interface EndWish {
+  jobId: string;
+  reason: string | undefined;
+  cancelledPayload: string;
+  now: number;
 }
 
-/** Stores that a job is to be cancelled, for the node that runs it. */
-export function wishEnd(db: Database, head: JobHead, jobId: string, reason: string | undefined): CancelWish {
+function requestCancel(db: Database, wish: EndWish): CancelWish {
+  const head = headOf(db, wish.jobId);
+  if (head === undefined) {
+    throw unknownJob(wish.jobId);
+  }
+  return wishEnd(db, head, wish);
+}
+
+/** Stores that a job is to be cancelled, for the node that runs it; one that waits for its turn just ends. */
+export function wishEnd(db: Database, head: JobHead, wish: EndWish): CancelWish {
+  const { jobId, reason } = wish;
   if (isFinal(head.state)) {
     return { outcome: "already_ended", status: head.state };
+  }
+  if (head.state === "pending") {
+    const { cancelledPayload: payload, now } = wish;
+    endJob(db, head, { kind: "job.error", payload, status: "cancelled", now });
+    db.touch({ jobId });
+    return { outcome: "ended" };
   }
   // Of several wishes the first one's reason counts.
   db.run(

@@ -8,10 +8,12 @@ import { spine } from "./migrations/0001-spine.ts";
 import { delegation } from "./migrations/0002-delegation.ts";
 import { credentials } from "./migrations/0003-credentials.ts";
 import { questions } from "./migrations/0004-questions.ts";
+import { conversations } from "./migrations/0005-conversations.ts";
+import { bindings } from "./migrations/0006-bindings.ts";
 import type { Migration } from "./migrations/migration.ts";
 
 /** In order. */
-const MIGRATIONS: readonly Migration[] = [spine, delegation, credentials, questions];
+const MIGRATIONS: readonly Migration[] = [spine, delegation, credentials, questions, conversations, bindings];
 
 /**
  * All or nothing: on failure the caller closes the connection, which rolls back.

@@ -7,6 +7,7 @@ import type { Database } from "./database.ts";
 import type { Engine } from "./engine.ts";
 import { endJob } from "./jobs.ts";
 import type { NodeLocks } from "./node-lock.ts";
+import { FREE_LOCK } from "./turns.ts";
 
 /** Jobs that one step of a burial ends. */
 const JOBS_PER_STEP = 64;
@@ -111,6 +112,8 @@ function bury(db: Database, burial: Burial): { endedJobIds: string[]; more: bool
   }
   if (node.state === "alive") {
     db.run("UPDATE nodes SET state = 'dead', over_at = ? WHERE node_id = ?", burial.now, burial.nodeId);
+    // Those of its turns are freed with their jobs, below.
+    db.run(`${FREE_LOCK} WHERE lock_node = ? AND lock_holder IS NOT NULL AND lock_job_key IS NULL`, burial.nodeId);
     detachAll(db, burial.nodeId, burial.now);
   }
   const live = db.all<{ job_key: number; job_id: string; last_n: number; run_epoch: number }>(
@@ -136,6 +139,7 @@ function leave(db: Database, nodeId: string, now: number): void {
     now,
     nodeId,
   );
+  db.run(`${FREE_LOCK} WHERE lock_node = ? AND lock_holder IS NOT NULL AND lock_job_key IS NULL`, nodeId);
   detachAll(db, nodeId, now);
 }
 

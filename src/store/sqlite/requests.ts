@@ -16,6 +16,7 @@ import type {
   SubmitOutcome,
   SubmitRequest,
 } from "../store.ts";
+import { insertTurn, placeTurn, repeatedTurn } from "./conversations.ts";
 import type { Database } from "./database.ts";
 import type { Engine } from "./engine.ts";
 import { openFollowAt } from "./follows.ts";
@@ -88,7 +89,9 @@ export function once<Answer>(
 
 function submit(db: Database, session: SessionRow, request: SubmitRequest): SubmitOutcome {
   requireLiveNode(db, request.nodeId);
-  return repeatedSubmit(db, session, request) ?? newSubmit(db, session, request);
+  return (
+    repeatedSubmit(db, session, request) ?? repeatedMessage(db, session, request) ?? newSubmit(db, session, request)
+  );
 }
 
 /** What an idempotency key that is still held makes of the submit; `undefined` when nothing. */
@@ -110,28 +113,46 @@ function repeatedSubmit(db: Database, session: SessionRow, request: SubmitReques
   if (held.digest !== request.idempotency.digest) {
     return { outcome: "duplicate_key" };
   }
-  const { job_id: jobId, accepted_payload: acceptedPayload } = held;
+  return repeated(db, session, head, { jobId: held.job_id, acceptedPayload: held.accepted_payload });
+}
+
+/** What a message makes of the submit that was a turn of its conversation before. */
+function repeatedMessage(db: Database, session: SessionRow, request: SubmitRequest): SubmitOutcome | undefined {
+  const known = request.turn && repeatedTurn(db, request.turn);
+  const head = known && headOf(db, known.jobId);
+  return head && repeated(db, session, head, known);
+}
+
+/** The job is followed again from its first kept event, with the right to cancel it. */
+function repeated(
+  db: Database,
+  session: SessionRow,
+  head: JobHead,
+  job: { jobId: string; acceptedPayload: string },
+): SubmitOutcome {
   const current = openFollow(db, session, head);
   const positionN = current ?? head.floor_n;
   if (current === undefined) {
     openFollowAt(db, session.session_key, head.job_key, positionN);
   }
   db.run("UPDATE follows SET can_cancel = 1 WHERE session_key = ? AND job_key = ?", session.session_key, head.job_key);
-  return { outcome: "repeated", jobId, traceId: head.trace_id, positionN, acceptedPayload };
+  return { outcome: "repeated", traceId: head.trace_id, positionN, ...job };
 }
 
 function newSubmit(db: Database, session: SessionRow, request: SubmitRequest): SubmitOutcome {
   if (runsTooMany(db, request.principal, request.maxRunningJobsPerPrincipal)) {
     return { outcome: "limit_exceeded" };
   }
-  const { job, idempotency, principal, now } = request;
-  const jobKey = insertJob(db, job, {
-    principal,
-    sessionKey: session.session_key,
-    nodeId: request.nodeId,
-    delegation: undefined,
-    now,
-  });
+  const { job, idempotency, principal, turn, nodeId, now } = request;
+  const placed = turn && placeTurn(db, turn, request);
+  if (placed !== undefined && "why" in placed) {
+    return { outcome: "turn_refused", refusal: placed };
+  }
+  const by = { principal, sessionKey: session.session_key, nodeId, now };
+  const jobKey =
+    placed === undefined || turn === undefined
+      ? insertJob(db, job, by)
+      : insertTurn(db, placed, turn, job, { ...by, acceptedPayload: request.acceptedPayload });
   openFollowAt(db, session.session_key, jobKey, 0, true);
   if (idempotency !== undefined) {
     db.run(
@@ -145,7 +166,7 @@ function newSubmit(db: Database, session: SessionRow, request: SubmitRequest): S
       now + idempotency.ttlMs,
     );
   }
-  return { outcome: "created" };
+  return placed === undefined ? { outcome: "created" } : { outcome: "created", place: placed.place };
 }
 
 // ------------------------------------------------------------------------------------------ follows
@@ -322,5 +343,5 @@ function cancel(db: Database, session: SessionRow, request: CancelRequest): Canc
   if (!mayCancel(db, session, head)) {
     return { outcome: "not_submitter" };
   }
-  return wishEnd(db, head, request.jobId, request.reason);
+  return wishEnd(db, head, request);
 }

@@ -4,6 +4,7 @@
  * reader finds either the events or the floor that says they are gone.
  */
 import type { RetentionPolicy, RetentionStep } from "../store.ts";
+import { removeConversation } from "./conversations.ts";
 import { releaseCredentials } from "./credentials.ts";
 import type { Database } from "./database.ts";
 
@@ -29,6 +30,7 @@ export function retain(db: Database, policy: RetentionPolicy): RetentionStep {
     removeJob(db, policy) ??
     trimJob(db, policy) ??
     trimStore(db, policy) ??
+    removeOldConversation(db, policy) ??
     forget(db, policy)
   );
 }
@@ -104,6 +106,7 @@ function removeJob(db: Database, policy: RetentionPolicy): RetentionStep | undef
   }
   db.run("DELETE FROM follows WHERE job_key = ? AND open = 0", job.job_key);
   db.run("DELETE FROM idempotency WHERE job_key = ?", job.job_key);
+  db.run("DELETE FROM turns WHERE job_key = ?", job.job_key);
   db.run("DELETE FROM questions WHERE job_key = ?", job.job_key);
   releaseCredentials(db, job.job_key);
   db.run("DELETE FROM job_heads WHERE job_key = ?", job.job_key);
@@ -188,6 +191,25 @@ function trim(db: Database, job: Head, throughN: number): number {
 function raiseFloor(db: Database, sessionKey: number, seq: number): void {
   db.run("UPDATE sessions SET seq_floor = ?2 WHERE session_key = ?1 AND seq_floor < ?2", sessionKey, seq);
   db.run("DELETE FROM runs WHERE session_key = ? AND first_seq + count - 1 <= ?", sessionKey, seq);
+}
+
+// ------------------------------------------------------------------------------------ conversations
+
+/** Removes a conversation that nobody has spoken in for long, and nobody works on. */
+function removeOldConversation(db: Database, policy: RetentionPolicy): RetentionStep | undefined {
+  if (policy.conversationRetentionMs === undefined) {
+    return undefined;
+  }
+  const old = db.get<{ conversation_id: string }>(
+    `SELECT conversation_id FROM conversations
+     WHERE active_at < ? AND lock_holder IS NULL AND queued = 0 ORDER BY active_at LIMIT 1`,
+    policy.now - policy.conversationRetentionMs,
+  );
+  if (old === undefined) {
+    return undefined;
+  }
+  removeConversation(db, old.conversation_id, policy.now);
+  return { ...NOTHING, more: true };
 }
 
 // -------------------------------------------------------------------------------------------- rests

@@ -120,6 +120,7 @@ export const NOT_ON_THE_WIRE: Readonly<Record<string, string>> = {
   "SES-10": "no message makes a good runtime fail in a way that is not the protocol's",
   "SES-18": "a principal's limit of running jobs (JOB-17) comes long before 10,000 jobs to follow",
   "JOB-16": "it is about what an agent is told by `emit` and `flush`; a client sees stored events only",
+  "JOB-23": "it is about promises that an agent does not look at, in its own process",
   "ASK-6": "how many questions a job may ask is its agent's to find out",
   "ASK-8": "an answer has no place for a lease; that none widens one is seen inside the job",
   "ASK-9": "it is about attempts that are over and about what is stored",

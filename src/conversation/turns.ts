@@ -1,0 +1,120 @@
+/**
+ * Turns: what happens when somebody speaks. A turn is a job with a place in its conversation's queue; the store
+ * decides who runs (store/conversations.ts), and here is what a process does about it: it keeps the locks of the
+ * turns that it runs, and looks once a second for queues that nobody serves (TRN).
+ */
+import type { Timer } from "../clock.ts";
+import { type ArcpError, jobErrorPayload } from "../protocol/index.ts";
+import type { RunningTurn, TurnHost } from "../runtime/index.ts";
+import { withRequestContext } from "./context.ts";
+import { Lock, lockLost } from "./lock.ts";
+
+/** Turns that one look takes. */
+const CLAIMED_AT_ONCE = 64;
+
+export class Turns {
+  readonly #host: TurnHost;
+  /** Of the turns that run here, by job. */
+  readonly #locks = new Map<string, Lock>();
+  #timer: Timer | undefined;
+  #looking: Promise<void> | undefined;
+  #again = false;
+  #running = false;
+
+  constructor(host: TurnHost) {
+    this.#host = host;
+  }
+
+  start(): void {
+    this.#running = true;
+    this.look();
+  }
+
+  async stop(): Promise<void> {
+    this.#running = false;
+    this.#timer?.cancel();
+    await this.#looking;
+  }
+
+  began(turn: RunningTurn): void {
+    const { store, clock, logger, stop } = this.#host;
+    const { jobId, conversationId, lockEpoch, ttlMs, askedAt } = turn;
+    const lock = new Lock({
+      store,
+      clock,
+      logger,
+      conversationId,
+      record: { holder: jobId, lockEpoch, acquiredAt: askedAt.wall, expiresAt: askedAt.wall + ttlMs },
+      ttlMs,
+      askedAt,
+      keep: true,
+      over: () => undefined,
+    });
+    this.#locks.set(jobId, lock);
+    lock.signal.addEventListener("abort", () => stop(jobId, lock.signal.reason as ArcpError), { once: true });
+  }
+
+  ended(jobId: string): void {
+    // The commit that ended the job has freed it.
+    this.#locks.get(jobId)?.forget();
+    this.#locks.delete(jobId);
+    // Whom it was not handed to, for want of the agent or because this node stops, somebody else finds.
+    this.look();
+  }
+
+  within<T>(turn: RunningTurn, work: () => T): T {
+    return withRequestContext({ holder: turn.jobId, userId: turn.userId }, work);
+  }
+
+  /** The lock of a turn that runs here. */
+  lockOf(jobId: string): Lock | undefined {
+    return this.#locks.get(jobId);
+  }
+
+  /** Looks for queues whose lock is free; a look that is under way is followed by another. */
+  look(): void {
+    if (!this.#running) return;
+    if (this.#looking !== undefined) {
+      this.#again = true;
+      return;
+    }
+    this.#timer?.cancel();
+    this.#looking = this.#look()
+      .catch((error: unknown) => this.#host.logger.warn({ err: error }, "queues could not be looked at"))
+      .finally(() => {
+        this.#looking = undefined;
+        if (!this.#running) return;
+        if (this.#again) {
+          this.#again = false;
+          this.look();
+        } else {
+          this.#timer = this.#host.clock.after(this.#host.settings.sweepIntervalMs, () => this.look());
+        }
+      });
+  }
+
+  async #look(): Promise<void> {
+    const { store, clock, claim, ended, run } = this.#host;
+    for (;;) {
+      const claimer = claim();
+      if (claimer === undefined || claimer.agents.length === 0) return;
+      const askedAt = { monotonic: clock.monotonic(), wall: clock.wall() };
+      const { turns, endedJobIds } = await store.conversations.claimTurns({
+        ...claimer,
+        now: askedAt.wall,
+        limit: CLAIMED_AT_ONCE,
+        lostPayload: TAKEN_OVER,
+      });
+      ended(endedJobIds);
+      for (const turn of turns) run(turn, askedAt);
+      if (turns.length < CLAIMED_AT_ONCE) return;
+    }
+  }
+}
+
+/** How a turn ends whose lock expired while others waited. */
+const TAKEN_OVER = JSON.stringify(
+  jobErrorPayload(
+    lockLost("its conversation", "it expired, since its holder did not refresh it, and the next turn runs"),
+  ),
+);
