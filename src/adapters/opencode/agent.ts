@@ -11,10 +11,10 @@ import {
   type Conversations,
   type PermissionAnswer,
   type UpstreamRecord,
-  UpstreamSession,
+  type UpstreamSession,
   withUpstream,
 } from "../../conversation/index.ts";
-import { type Logger, silentLogger } from "../../logger.ts";
+import type { Logger } from "../../logger.ts";
 import { ArcpError } from "../../protocol/index.ts";
 import type { AgentHandler, JobContext, ResultStream } from "../../runtime/index.ts";
 
@@ -24,7 +24,7 @@ export interface OpencodeAgentOptions {
   /** Usually {@link opencode}'s; any other backend does as well. */
   backend: Backend;
   /** Whose turns have upstream sessions that last. */
-  conversations: Pick<Conversations, "upstream" | "lockOf">;
+  conversations: Pick<Conversations, "upstream" | "jobUpstream" | "lockOf">;
   /** What a new session may do: OpenCode's rules. @default what the server's settings say */
   permissionsFor?: ((record: Pick<UpstreamRecord, "id" | "title">) => unknown) | undefined;
   /** Answers a permission request, or leaves it to people. @default always `"ask"` */
@@ -47,7 +47,11 @@ export function opencodeAgent(options: OpencodeAgentOptions): AgentHandler {
   return async (input, job) => {
     const text = textIn(input);
     const { turn } = job;
-    if (turn === undefined) return await inOwnSession(text, job, options);
+    if (turn === undefined) {
+      const own = options.conversations.jobUpstream(job.id, upstreamOptions(options));
+      await using _ = own.record;
+      return await answered(own, text, job, options);
+    }
     const session = await options.conversations.upstream(turn.conversationId, upstreamOptions(options));
     return await answered(session, text, job, options);
   };
@@ -58,45 +62,6 @@ const upstreamOptions = ({ backend, permissionsFor, logger }: OpencodeAgentOptio
   permissionsFor: (record: UpstreamRecord) => permissionsFor?.(record),
   ...(logger === undefined ? {} : { logger }),
 });
-
-async function inOwnSession(text: string, job: JobContext, options: OpencodeAgentOptions): Promise<unknown> {
-  const { backend, logger = silentLogger } = options;
-  const record = new JobRecord(job.id);
-  try {
-    return await answered(new UpstreamSession(record, upstreamOptions(options)), text, job, options);
-  } finally {
-    const { upstreamSessionId } = record;
-    if (upstreamSessionId !== undefined) {
-      await backend.delete(upstreamSessionId).catch((error: unknown) => {
-        logger.warn({ err: error, upstream_session_id: upstreamSessionId }, "a job's upstream session stays behind");
-      });
-    }
-  }
-}
-
-/** The record of a job that is no turn: nobody else asks for its session. */
-class JobRecord implements UpstreamRecord {
-  readonly id: string;
-  readonly title: string;
-  upstreamSessionId: string | undefined;
-
-  constructor(jobId: string) {
-    this.id = jobId;
-    this.title = jobId;
-  }
-
-  withLock<T>(work: () => Promise<T>): Promise<T> {
-    return work();
-  }
-
-  async update({ upstreamSessionId }: { upstreamSessionId: string }): Promise<void> {
-    this.upstreamSessionId = upstreamSessionId;
-  }
-
-  async reload(): Promise<void> {
-    // What there is to know is here.
-  }
-}
 
 async function answered<R extends UpstreamRecord>(
   session: UpstreamSession<R>,
