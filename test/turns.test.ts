@@ -3,6 +3,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { ConversationKey } from "../src/conversation/index.ts";
 import { ArcpError, type Envelope, TURN } from "../src/protocol/index.ts";
+import { StoreUnavailable } from "../src/store/store.ts";
 import { eventually, type RuntimeFixture, runtimeFixture, type TestClient, turns } from "./runtime-fixture.ts";
 
 const KEY = { source: "cli", name: "notes" } as const;
@@ -411,4 +412,33 @@ test("[TRN-11] a process that was declared dead says so in words, and that it ca
     error instanceof ArcpError && error.retryable && error.details?.["code"] === "STORE_UNAVAILABLE";
   await assert.rejects(fixture.conversations.startTurn({ key: KEY, principal: "alice", agent: "echo" }), unavailable);
   await assert.rejects(fixture.conversations.locks.tryAcquire(conversation.conversationId), unavailable);
+});
+
+test("[LCK-4] a lock that is handed over late, after the store was down, is good for its whole ttl", async () => {
+  let down = false;
+  await using fixture = await runtimeFixture({
+    conversations: { lockTtlMs: 60_000 },
+    wrap: (store) => {
+      const { append } = store.jobs;
+      store.jobs.append = (batches) => (down ? Promise.reject(new StoreUnavailable("down")) : append(batches));
+      return store;
+    },
+  });
+  const client = await fixture.connect({ features: [] });
+  const first = await accepted(client);
+  const answer = await speak(client);
+  const next = answer.job_id as string;
+  const { end } = await fixture.puppet(first);
+  // Refreshed meanwhile, as it is held; only its end cannot be stored.
+  down = true;
+  end();
+  for (let step = 0; step < 40; step += 1) await fixture.clock.advance(2_000);
+  down = false;
+  for (let step = 0; step < 5; step += 1) await fixture.clock.advance(1_000);
+  const { job } = await fixture.puppet(next);
+  const record = await fixture.store.conversations.get(turnOf(answer).conversation_id);
+  assert((record?.lock?.expiresAt as number) - fixture.clock.wall() > 50_000, "it was handed over half expired");
+  assert.equal(job.signal.aborted, false);
+  await finish(fixture, next);
+  await client.terminal(next);
 });

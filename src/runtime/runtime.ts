@@ -87,7 +87,7 @@ export class Runtime {
       recent,
       wakeups: this.#wakeups,
       masking,
-      handedOver: (turn) => this.#runTurn(turn, { monotonic: clock.monotonic(), wall: clock.wall() }),
+      handedOver: (turn, askedAt) => this.#runTurn(turn, askedAt),
     });
     const { policy, maxDelegationDepth, maxChildrenPerJob, maxRunningJobsPerPrincipal, maxInputBytes } = this.#settings;
     this.#tools = new ToolRegistry(logger);

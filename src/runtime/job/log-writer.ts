@@ -10,6 +10,7 @@ import {
   StoreRefusal,
 } from "../../store/store.ts";
 import type { Masking } from "../credentials/masking.ts";
+import type { RunningTurn } from "../turn-seam.ts";
 import type { Wakeups } from "../wakeups.ts";
 import type { RecentEvents } from "./recent-events.ts";
 
@@ -194,7 +195,7 @@ export class LogWriter {
   readonly #recent: RecentEvents;
   readonly #wakeups: Wakeups;
   readonly #masking: Masking;
-  readonly #handedOver: (turn: ClaimedTurn) => void;
+  readonly #handedOver: (turn: ClaimedTurn, askedAt: RunningTurn["askedAt"]) => void;
   readonly #dirty = new Set<JobLog>();
   #scheduled = false;
   #stopped = false;
@@ -207,7 +208,7 @@ export class LogWriter {
     wakeups: Wakeups;
     masking: Masking;
     /** A turn was handed over to this node in the commit that ended the one before it. */
-    handedOver(turn: ClaimedTurn): void;
+    handedOver(turn: ClaimedTurn, askedAt: RunningTurn["askedAt"]): void;
   }) {
     this.#store = parts.store;
     this.#clock = parts.clock;
@@ -264,6 +265,7 @@ export class LogWriter {
 
   async #write(logs: JobLog[], batches: AppendBatch[], retryMs: number): Promise<void> {
     let results: AppendResult[];
+    const askedAt = { monotonic: this.#clock.monotonic(), wall: this.#clock.wall() };
     try {
       results = await this.#store.jobs.append(batches);
     } catch (error) {
@@ -275,7 +277,12 @@ export class LogWriter {
         return;
       }
       this.#logger.error({ err: error, jobs: logs.length, retryMs }, "append failed; trying again");
-      this.#clock.after(retryMs, () => void this.#write(logs, batches, Math.min(retryMs * 2, RETRY_LAST_MS)));
+      this.#clock.after(retryMs, () => {
+        // Asked anew: a lock that is handed over is good from then, not from the first try.
+        const now = this.#clock.wall();
+        const again = batches.map((batch) => ({ ...batch, now }));
+        void this.#write(logs, again, Math.min(retryMs * 2, RETRY_LAST_MS));
+      });
       return;
     }
     for (const [index, log] of logs.entries()) {
@@ -288,7 +295,7 @@ export class LogWriter {
         this.#logger.warn({ job_id: log.jobId, reason: result.refusal.reason }, "append refused");
         this.#recent.forget(log.jobId);
       }
-      if (result.ok && result.next !== undefined) this.#handedOver(result.next);
+      if (result.ok && result.next !== undefined) this.#handedOver(result.next, askedAt);
       const more = log.settle(result);
       this.#wakeups.wake(log.jobId);
       if (more) this.mark(log);
