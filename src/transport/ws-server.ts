@@ -44,6 +44,7 @@ class WsServerTransport implements Transport {
   #closeTimer: Timer | undefined;
   /** Batches that the operating system has not taken yet. */
   #batches = 0;
+  #gathering = false;
   #waiters: DrainWaiter[] = [];
 
   constructor(ws: WebSocket, socket: Duplex, clock: Clock, closeTimeoutMs: number, logger: Logger) {
@@ -85,10 +86,22 @@ class WsServerTransport implements Transport {
     if (frames.length === 0 || !this.open) return;
     this.#batches += 1;
     const batch = textFrames(frames);
+    this.#gather();
     this.#socket.write(batch.bytes, (error) => {
       this.#batches -= 1;
       if (error === null || error === undefined) batch.release();
       if (this.#waiters.length > 0) this.#wake();
+    });
+  }
+
+  /** What is sent until the end of this turn (the answers to requests that one commit stored) goes in one write. */
+  #gather(): void {
+    if (this.#gathering) return;
+    this.#gathering = true;
+    this.#socket.cork();
+    process.nextTick(() => {
+      this.#gathering = false;
+      this.#socket.uncork();
     });
   }
 
