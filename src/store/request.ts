@@ -14,6 +14,12 @@ export interface RequestRef extends ConnectionRef {
   now: number;
 }
 
+/** A request whose sender may have been told by now that nothing was done (STO-12). */
+export interface Abandonable {
+  /** Asked inside the transaction, before anything is written; then the request is refused as `abandoned`. Pure. */
+  abandoned?: (() => boolean) | undefined;
+}
+
 /** A reply to be stored: the whole frame without credential values (law 8). */
 export interface ReplyDraft {
   frame: string;

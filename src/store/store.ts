@@ -15,7 +15,7 @@ import type { ClaimedTurn, ConversationFacet, NewTurn, TurnClaim, TurnPlace, Tur
 import type { CredentialFacet } from "./credentials.ts";
 import type { NewJob } from "./new-job.ts";
 import type { QuestionFacet } from "./questions.ts";
-import type { ConnectionRef, Duplicate, ReplyDraft, RequestRef } from "./request.ts";
+import type { Abandonable, ConnectionRef, Duplicate, ReplyDraft, RequestRef } from "./request.ts";
 
 export * from "./bindings.ts";
 export * from "./conversations.ts";
@@ -53,6 +53,8 @@ export type RefusalReason =
   | "limit_exceeded"
   /** The cursor is none that a list has given. */
   | "bad_cursor"
+  /** Its sender was told meanwhile that nothing was done. */
+  | "abandoned"
   | "unknown_conversation"
   /** Somebody holds its lock, or turns wait. */
   | "conversation_busy"
@@ -193,7 +195,7 @@ export interface NewNotice {
 
 // -------------------------------------------------------------------------------- requests, replies
 
-export interface SubmitRequest extends RequestRef {
+export interface SubmitRequest extends RequestRef, Abandonable {
   principal: string;
   /** The node that will run the job. */
   nodeId: string;
@@ -219,7 +221,7 @@ export type SubmitOutcome =
   | { outcome: "duplicate_key" }
   | { outcome: "limit_exceeded" };
 
-export interface FollowRequest extends RequestRef {
+export interface FollowRequest extends RequestRef, Abandonable {
   jobId: string;
   /** Whether stored events are wanted. */
   history: boolean;
@@ -488,9 +490,9 @@ export interface SessionFacet {
 
 /** The requests of a session. Each checks the fence, then the identity, then does all or nothing. */
 export interface RequestFacet {
-  /** Stores job, follow, idempotency row and reply in one commit (law 6). @throws StoreRefusal superseded, dead_node */
+  /** Stores job, follow, idempotency row and reply in one commit (law 6). @throws StoreRefusal superseded, dead_node, abandoned */
   submit(request: SubmitRequest): Promise<(SubmitOutcome & { frame: string }) | Duplicate>;
-  /** Opens a follow. @throws StoreRefusal superseded, unknown_job */
+  /** Opens a follow. @throws StoreRefusal superseded, unknown_job, abandoned */
   follow(request: FollowRequest): Promise<(FollowOutcome & { frame: string }) | Duplicate>;
   /** Ends a follow; ending one that is not there is fine. @throws StoreRefusal superseded */
   unfollow(request: RequestRef & { jobId: string }): Promise<{ outcome: "unfollowed" } | Duplicate>;

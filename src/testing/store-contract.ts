@@ -759,6 +759,22 @@ function submits(it: Case): void {
 }
 
 function follows(it: Case): void {
+  it("[STO-12] what its sender was told had failed is not done after all", async (scene) => {
+    const session = await started(scene);
+    await scene.submit(session, "job_1");
+    await scene.append("job_1", 1, 2, "success");
+    const abandoned = () => true;
+    await refused("abandoned", scene.submit(session, "job_2", { abandoned, messageId: "m_2" }));
+    await refused("abandoned", scene.follow(session, "job_1", { abandoned, messageId: "m_3" }));
+    assert.equal(await scene.store.jobs.get("job_2"), undefined);
+    assert.equal(
+      (await scene.submit(session, "job_2", { abandoned: () => false, messageId: "m_2" })).outcome,
+      "created",
+    );
+    const resumed = await scene.attach("sess_1", 1, 2);
+    assert.deepEqual(resumed.follows.map(({ jobId }) => jobId).sort(), ["job_1", "job_2"]);
+  });
+
   it("[JOB-11] with history a follow starts at the first event, without it at the newest", async (scene) => {
     const session = await started(scene);
     await scene.submit(session, "job_1");

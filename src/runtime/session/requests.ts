@@ -247,6 +247,7 @@ export class Requests {
     const { idempotency_key: key, ...parameters } = payload;
     const submitted = settings.store.requests.submit({
       ...this.#ref(envelope),
+      abandoned: () => slot.settled,
       principal: session.principal,
       nodeId: this.#parts.nodeId(),
       job,
@@ -505,6 +506,7 @@ export class Requests {
     const credentials = await this.#parts.credentials.view(job.jobId, session);
     const result = await settings.store.requests.follow({
       ...this.#ref(envelope),
+      abandoned: () => slot.settled,
       jobId: job.jobId,
       history: payload.history ?? false,
       fromEventSeq: payload.from_event_seq,
@@ -650,6 +652,8 @@ export class Requests {
       this.#parts.superseded();
       return;
     }
+    // It was answered when it had waited too long.
+    if (cause instanceof StoreRefusal && cause.reason === "abandoned") return;
     let error: ArcpError;
     if (cause instanceof ArcpError) {
       error = cause;

@@ -4,17 +4,19 @@
  * made again.
  */
 import { isFinal, isVisible } from "../../protocol/index.ts";
-import type {
-  CancelOutcome,
-  CancelRequest,
-  Duplicate,
-  FollowOutcome,
-  FollowRequest,
-  ReplyDraft,
-  RequestFacet,
-  RequestRef,
-  SubmitOutcome,
-  SubmitRequest,
+import {
+  type Abandonable,
+  type CancelOutcome,
+  type CancelRequest,
+  type Duplicate,
+  type FollowOutcome,
+  type FollowRequest,
+  type ReplyDraft,
+  type RequestFacet,
+  type RequestRef,
+  StoreRefusal,
+  type SubmitOutcome,
+  type SubmitRequest,
 } from "../store.ts";
 import { insertTurn, placeTurn, repeatedTurn } from "./conversations.ts";
 import type { Database } from "./database.ts";
@@ -28,12 +30,12 @@ import { fence, type SessionRow } from "./sessions.ts";
 export function requestFacet(engine: Engine): RequestFacet {
   return {
     submit: (request) =>
-      engine.write((db) => once(db, request, (session) => framed(submit(db, session, request), request)), {
+      engine.write((db) => wanted(db, request, (session) => framed(submit(db, session, request), request)), {
         rows: 8,
         bytes: request.job.input.length + request.acceptedPayload.length,
       }),
     follow: (request) =>
-      engine.write((db) => once(db, request, (session) => framed(follow(db, session, request), request))),
+      engine.write((db) => wanted(db, request, (session) => framed(follow(db, session, request), request))),
     unfollow: (request) =>
       engine.write((db) =>
         once(db, request, (session) => ({ answer: unfollow(db, session, request.jobId), frame: undefined })),
@@ -83,6 +85,18 @@ export function once<Answer>(
   const { answer, frame } = act(session);
   storeReply(db, session.session_key, { messageId: request.messageId, eventSeq: session.last_seq, frame });
   return answer;
+}
+
+/** As {@link once}, unless nobody waits for it any more: a follow that nobody was told of would send events of a job that its session does not know. */
+function wanted<Answer>(
+  db: Database,
+  request: RequestRef & Abandonable,
+  act: (session: SessionRow) => Done<Answer>,
+): Answer | Duplicate {
+  if (request.abandoned?.() === true) {
+    throw new StoreRefusal("abandoned", "the sender was told that nothing was done");
+  }
+  return once(db, request, act);
 }
 
 // ------------------------------------------------------------------------------------------- submit
