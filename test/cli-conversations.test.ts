@@ -241,7 +241,7 @@ test("[CLI-18] locks are listed, and broken by an operator with a reason", DEADL
   const accepted = JSON.parse((await lines.next()).value as string) as Accepted;
   const id = accepted.turn.conversation_id;
   const listed = await holdfast("locks");
-  assert.match(listed.out, new RegExp(`│ ${id} │ ${accepted.job_id} │ 1 +│ process ${server.pid} on `));
+  assert.match(listed.out, new RegExp(`│ ${id} │ ${accepted.job_id} │ \\d+ +│ process ${server.pid} on `));
   const lock = (await json("locks")).find((one) => one["conversation_id"] === id);
   assert.deepEqual([lock?.["job_id"], lock?.["pid"]], [accepted.job_id, server.pid]);
 

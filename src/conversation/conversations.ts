@@ -110,7 +110,7 @@ export class Conversations {
     if (given === undefined) throw new Error("The runtime took no turns.");
     this.#host = given.host;
     this.#turns = given.turns;
-    const { store, clock, logger, nodeId, ended } = given.host;
+    const { store, clock, logger, nodeId, ended, masked } = given.host;
     this.#janitor =
       options.upstream &&
       new UpstreamJanitor({ ...options.upstream, bindings: store.bindings, jobs: store.jobs, clock, logger });
@@ -121,6 +121,7 @@ export class Conversations {
       ttlMs: this.#ttlMs,
       nodeId,
       ended,
+      masked,
       freed: () => this.#turns.look(),
     });
   }
@@ -184,15 +185,24 @@ export class Conversations {
     who: TurnSubmitter,
     query: { lockedOnly?: boolean | undefined; limit?: number | undefined; cursor?: string | undefined } = {},
   ): Promise<{ conversations: ConversationRecord[]; nextCursor: string | undefined }> {
+    const { lockedOnly, limit = 100 } = query;
+    // By default it is one's own that one sees; a host's rule may say more, and is asked of each.
+    const principal = who.operator || this.#authorize !== ownOnly ? undefined : who.principal;
     try {
-      const page = await this.#host.store.conversations.list({
-        principal: who.operator ? undefined : who.principal,
-        lockedOnly: query.lockedOnly,
-        limit: query.limit ?? 100,
-        cursor: query.cursor,
-      });
-      const conversations = page.conversations.filter((record) => this.#authorize(who, refOf(record), "list"));
-      return { conversations, nextCursor: page.nextCursor };
+      const conversations: ConversationRecord[] = [];
+      let { cursor } = query;
+      for (let scanned = 0; scanned < MAX_SCANNED; scanned += limit) {
+        const page = await this.#host.store.conversations.list({
+          principal,
+          lockedOnly,
+          limit: limit - conversations.length,
+          cursor,
+        });
+        conversations.push(...page.conversations.filter((record) => this.#authorize(who, refOf(record), "list")));
+        cursor = page.nextCursor;
+        if (cursor === undefined || conversations.length === limit) break;
+      }
+      return { conversations, nextCursor: cursor };
     } catch (error) {
       if (!(error instanceof StoreRefusal) || error.reason !== "bad_cursor") throw error;
       throw new ArcpError("INVALID_REQUEST", "cursor: is not one that a list has given; start without one.");
@@ -215,6 +225,17 @@ export class Conversations {
    *   CONVERSATION_BUSY naming the running turn; LIMIT_EXCEEDED
    */
   async startTurn(given: StartTurn): Promise<StartedTurn> {
+    if (this.#host.claim() === undefined) {
+      throw new ArcpError("INTERNAL_ERROR", "The runtime is not running; start the turn on another, or later.", {
+        details: { reason: "shutdown" },
+      });
+    }
+    const started = this.#startTurn(given);
+    this.#host.admit(started);
+    return await started;
+  }
+
+  async #startTurn(given: StartTurn): Promise<StartedTurn> {
     const { store, clock, nodeId, settings } = this.#host;
     const { principal } = given;
     const turn = await this.#newTurn(given, { principal, operator: true });
@@ -347,7 +368,8 @@ export class Conversations {
   }
 
   async #newTurn(given: Omit<StartTurn, "agent" | "input">, who: TurnSubmitter): Promise<NewTurn> {
-    const { onBusy = "enqueue", messageId, userId = given.principal } = given;
+    const { onBusy = "enqueue", messageId } = given;
+    const userId = text(given.userId, "user_id", MAX_USER_CHARS) ?? given.principal;
     if (!ON_BUSY.includes(onBusy)) {
       const shown = String(JSON.stringify(onBusy)).slice(0, 64);
       throw new ArcpError("INVALID_REQUEST", `${FIELD}.onBusy: ${shown} is none of ${ON_BUSY.join(", ")}.`);
@@ -401,6 +423,8 @@ export class Conversations {
 const FIELD = 'extensions["x-vendor.holdfast.turn"]';
 const KNOWN = ["key", "conversation_id", "onBusy", "messageId", "user_id"];
 const MAX_LISTED_TURNS = 200;
+/** Conversations that one list looks at where the host's rule leaves most out; the rest is for the next page. */
+const MAX_SCANNED = 2_000;
 
 const ownOnly = (who: TurnSubmitter, conversation: ConversationRef): boolean =>
   who.operator || (conversation.principal !== undefined && conversation.principal === who.principal);

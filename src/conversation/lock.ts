@@ -13,6 +13,8 @@ const MARGIN_SHARE = 1 / 6;
 const REFRESH_SHARE = 1 / 3;
 /** Of the ttl: between two tries while the store does not answer. */
 const RETRY_SHARE = 1 / 20;
+/** How often the wall's clock is looked at: it goes on while a laptop sleeps, and timers do not. */
+const LOOK_MS = 1_000;
 
 export interface LockParts {
   store: Store;
@@ -48,6 +50,8 @@ export class Lock implements AsyncDisposable {
   /** When the refresh that counts was asked for. */
   #askedAt: { monotonic: number; wall: number };
   #timer: Timer | undefined;
+  /** When it is to act, monotonic; another object each time. */
+  #due: { at: number } = { at: 0 };
 
   constructor(parts: LockParts) {
     const { conversationId, record, askedAt } = parts;
@@ -58,7 +62,9 @@ export class Lock implements AsyncDisposable {
     this.acquiredAt = record.acquiredAt;
     this.#expiresAt = record.expiresAt;
     this.#askedAt = askedAt;
-    this.#schedule(parts.ttlMs * (parts.keep ? REFRESH_SHARE : 1 - MARGIN_SHARE));
+    // Counted from the question: its answer may have come late.
+    const unhurriedMs = parts.keep ? parts.ttlMs * (1 - MARGIN_SHARE - REFRESH_SHARE) : 0;
+    this.#schedule(Math.max(0, this.remainingMs - unhurriedMs));
   }
 
   /** Wall milliseconds of the store's clock, as of the last refresh. */
@@ -99,9 +105,16 @@ export class Lock implements AsyncDisposable {
     if (this.#state === "lost") return await this.#releaseLost();
     if (this.#state !== "held") return false;
     this.forget();
-    const released = await this.#parts.store.conversations.release(this);
-    this.#parts.over(this, "released");
-    return released;
+    try {
+      const released = await this.#parts.store.conversations.release(this);
+      this.#parts.over(this, "released");
+      return released;
+    } catch (error) {
+      // It may be held yet: another release tries again.
+      this.#state = "lost";
+      this.#parts.over(this, "lost");
+      throw error;
+    }
   }
 
   /** What was given up and nobody took is still its holder's, and would look held for ever (LCK-6). */
@@ -113,6 +126,7 @@ export class Lock implements AsyncDisposable {
       if (released) this.#parts.over(this, "released");
       return released;
     } catch (error) {
+      this.#state = "lost";
       logger.warn(
         { err: error, conversation_id: this.conversationId },
         "a lost lock could not be released; it expires",
@@ -133,7 +147,16 @@ export class Lock implements AsyncDisposable {
   }
 
   #schedule(delayMs: number): void {
-    this.#timer = this.#parts.clock.after(delayMs, () => void this.#tick());
+    this.#due = { at: this.#parts.clock.monotonic() + delayMs };
+    this.#wait();
+  }
+
+  #wait(): void {
+    const { clock } = this.#parts;
+    this.#timer = clock.after(Math.min(LOOK_MS, this.#due.at - clock.monotonic()), () => {
+      if (this.remainingMs > 0 && clock.monotonic() < this.#due.at) this.#wait();
+      else void this.#tick();
+    });
   }
 
   async #tick(): Promise<void> {
@@ -148,7 +171,7 @@ export class Lock implements AsyncDisposable {
     }
     // The deadline is watched while the store is asked: it may not answer.
     this.#schedule(this.remainingMs);
-    const watch = this.#timer;
+    const watch = this.#due;
     let next = REFRESH_SHARE;
     try {
       await this.refresh();
@@ -157,8 +180,8 @@ export class Lock implements AsyncDisposable {
       logger.warn({ err: error, conversation_id: this.conversationId }, "a lock could not be refreshed; trying again");
       next = RETRY_SHARE;
     }
-    if (this.#state !== "held" || this.#timer !== watch) return;
-    watch?.cancel();
+    if (this.#state !== "held" || this.#due !== watch) return;
+    this.#timer?.cancel();
     this.#schedule(Math.min(ttlMs * next, this.remainingMs));
   }
 

@@ -27,6 +27,8 @@ export interface LocksParts {
   logger: Logger;
   ttlMs: number;
   nodeId(): string;
+  /** Without a secret that is known. */
+  masked(text: string): string;
   /** The store has ended these jobs. */
   ended(jobIds: readonly string[]): void;
   /** A conversation's lock is free. */
@@ -98,7 +100,7 @@ export class Locks {
     work: (lock: Lock) => Promise<T> | T,
     options: WithLockOptions = {},
   ): Promise<T> {
-    const { clock } = this.#parts;
+    const { clock, logger } = this.#parts;
     const until = clock.monotonic() + (options.waitMs ?? 0);
     let lock = await this.tryAcquire(conversationId, options);
     while (lock === undefined) {
@@ -112,7 +114,10 @@ export class Locks {
       lock.signal.throwIfAborted();
       return result;
     } finally {
-      await lock.release();
+      // What the work came to counts; the lock ends by itself.
+      await lock.release().catch((error: unknown) => {
+        logger.warn({ err: error, conversation_id: conversationId }, "a lock could not be released; it expires");
+      });
     }
   }
 
@@ -130,8 +135,8 @@ export class Locks {
    * @throws ArcpError INVALID_REQUEST when nobody holds it, or for an unknown conversation
    */
   async breakLock(conversationId: string, by: { principal: string; reason: string }): Promise<LockRecord> {
-    const { store, clock, logger, ended, freed } = this.#parts;
-    const error = lockLost(conversationId, `it was broken by an operator: ${by.reason}`);
+    const { store, clock, logger, ended, freed, masked } = this.#parts;
+    const error = lockLost(conversationId, `it was broken by an operator: ${masked(by.reason)}`);
     const lock = await known(
       conversationId,
       store.conversations.breakLock({

@@ -42,6 +42,7 @@ export class Runtime {
   readonly jobs: JobDesk;
   readonly #settings: Settings;
   readonly #agents = new AgentRegistry();
+  readonly #masking = new Masking();
   readonly #wakeups = new Wakeups();
   readonly #recent: RecentEvents;
   readonly #writer: LogWriter;
@@ -70,7 +71,7 @@ export class Runtime {
 
   /** @throws RangeError for an option that is not a positive number */
   constructor(options: RuntimeOptions) {
-    const masking = new Masking();
+    const masking = this.#masking;
     const settings = settle(options);
     this.#settings = {
       ...settings,
@@ -271,6 +272,11 @@ export class Runtime {
       settings: this.#settings,
       claim: () => this.#claim(),
       nodeId: () => this.#node.nodeId,
+      masked: (text) => this.#masking.text(text),
+      admit: (starting) => {
+        const done = () => undefined;
+        this.#jobs.admit(starting.then(done, done));
+      },
       run: (turn, askedAt) => this.#runTurn(turn, askedAt),
       stop: (jobId, cause) => this.#jobs.stop(jobId, cause),
       ended: (jobIds) => this.#endedByStore(jobIds),
@@ -329,7 +335,7 @@ export class Runtime {
     const wasRunning = this.#phase === "running";
     this.#phase = "stopping";
     if (wasRunning) {
-      await this.#jobs.turns?.stop();
+      await this.#atMost(FAREWELL_MS, Promise.resolve(this.#jobs.turns?.stop()));
       const cause = new ArcpError("INTERNAL_ERROR", "The runtime was stopped; submit the job again.", {
         details: { reason: "shutdown" },
       });
@@ -364,10 +370,18 @@ export class Runtime {
 
   #runTurn(turn: ClaimedTurn, askedAt: RunningTurn["askedAt"]): void {
     const { job, principal, runEpoch, conversationId, lockEpoch, ttlMs, userId } = turn;
+    // What it claimed it offers: an agent is never taken back.
+    const agent = this.#agents.resolve(job.agent, "agent");
     this.#jobs.start({
       job,
-      // What it claimed it offers: an agent is never taken back.
-      agent: this.#agents.resolve(job.agent, "agent"),
+      agent: {
+        ...agent,
+        handler: async (input, context) => {
+          // The node that took the submit may be another, or gone.
+          await this.#credentials.ensure(job.jobId, principal);
+          return await agent.handler(input, context);
+        },
+      },
       input: JSON.parse(job.input),
       principal,
       runEpoch,
@@ -387,7 +401,7 @@ export class Runtime {
     }
     return {
       agent: agent.label,
-      input: text,
+      input: this.#masking.json(text),
       lease: grantedLease(agent.lease, policy(principal, agent.name), "lease"),
     };
   }

@@ -53,12 +53,16 @@ export interface TurnHost {
   /** Who takes turns here; `undefined` while the runtime takes none, because it stops. */
   claim(): Omit<TurnClaim, "now"> | undefined;
   nodeId(): string;
+  /** A text as it may be stored: without a secret that is known (CRD-7). */
+  masked(text: string): string;
   /**
    * A job for an agent, with the agent's own lease as far as the policy grants it.
    *
    * @throws ArcpError AGENT_NOT_AVAILABLE, AGENT_VERSION_NOT_AVAILABLE, PERMISSION_DENIED, INVALID_REQUEST
    */
   prepare(agent: string, input: unknown, principal: string): Pick<NewJob, "agent" | "input" | "lease">;
+  /** A turn is being started: a drain waits for it. */
+  admit(starting: Promise<unknown>): void;
   /** Runs a turn that the store has given to this node. One that runs already goes on. */
   run(turn: ClaimedTurn, askedAt: RunningTurn["askedAt"]): void;
   /** A turn was stored: stops what it interrupts, and tells of what it has ended. */

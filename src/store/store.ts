@@ -218,6 +218,8 @@ export type SubmitOutcome =
   | { outcome: "turn_refused"; refusal: TurnRefusal }
   /** Same key, same digest: the job of the first submit, which this session follows from its first kept event. */
   | { outcome: "repeated"; jobId: string; traceId: string; positionN: number; acceptedPayload: string }
+  /** The message had its turn, which is another principal's: nothing is followed. */
+  | { outcome: "foreign_message" }
   | { outcome: "duplicate_key" }
   | { outcome: "limit_exceeded" };
 

@@ -128,7 +128,7 @@ class Opencode implements OpencodeBackend {
     const { sessionId, text } = request;
     checkedId(sessionId);
     signal?.throwIfAborted();
-    const run: PromptRun = { over: new AbortController(), asking: 0 };
+    const run: PromptRun = { over: new AbortController(), asking: new Set() };
     const stop = signal === undefined ? run.over.signal : AbortSignal.any([signal, run.over.signal]);
     const id = `prt_holdfast${crypto.randomUUID().replaceAll("-", "")}`;
     const events = new PromptEvents({ sessionId, partId: id, text });
@@ -146,14 +146,22 @@ class Opencode implements OpencodeBackend {
       for (;;) {
         for (const event of await this.#next(stream, events, run)) {
           if (event.type === "question") {
-            this.#answer(run, () => this.#rejectQuestion(event.questionId, stop));
+            this.#answer(run, event.questionId, () => this.#rejectQuestion(event.questionId, stop));
+            continue;
+          }
+          if (event.type === "replied") {
+            // Nobody is waited for any more, though whoever was asked here may still think.
+            run.asking.delete(event.permissionId);
             continue;
           }
           if (event.type === "done") mayRun = false;
           yield event;
           if (event.type === "done") return;
           if (event.type === "permission") {
-            this.#answer(run, async () => this.#reply(event.permissionId, await request.onPermission(event), stop));
+            const { permissionId } = event;
+            this.#answer(run, permissionId, async () =>
+              this.#reply(permissionId, await request.onPermission(event), stop),
+            );
           }
         }
       }
@@ -256,7 +264,7 @@ class Opencode implements OpencodeBackend {
     const quiet = () => {
       if (error !== undefined) run.over.abort(error);
       // Somebody thinks about a permission.
-      else if (run.asking > 0) timer = this.#clock.after(this.#quietMs, quiet);
+      else if (run.asking.size > 0) timer = this.#clock.after(this.#quietMs, quiet);
       else run.over.abort(new BackendError("unavailable", `Nothing came of the prompt for ${this.#quietMs} ms.`));
     };
     let timer = this.#clock.after(error === undefined ? this.#quietMs : GRACE_MS, quiet);
@@ -292,12 +300,12 @@ class Opencode implements OpencodeBackend {
   }
 
   /** Answers while the stream is read on; what fails there ends the prompt. */
-  #answer(run: PromptRun, answer: () => Promise<void>): void {
-    run.asking += 1;
+  #answer(run: PromptRun, id: string, answer: () => Promise<void>): void {
+    run.asking.add(id);
     answer()
       .catch((error: unknown) => run.over.abort(error))
       .finally(() => {
-        run.asking -= 1;
+        run.asking.delete(id);
       });
   }
 
@@ -382,7 +390,7 @@ interface EventStream {
 interface PromptRun {
   over: AbortController;
   /** Permissions and questions that are being answered. */
-  asking: number;
+  asking: Set<string>;
 }
 
 type Fields = Readonly<Record<string, unknown>>;

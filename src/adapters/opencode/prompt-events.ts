@@ -12,7 +12,13 @@ export interface AskedQuestion {
   questionId: string;
 }
 
-export type PromptEvent = BackendEvent | AskedQuestion;
+/** A permission request was answered, by us or elsewhere. */
+export interface RepliedPermission {
+  type: "replied";
+  permissionId: string;
+}
+
+export type PromptEvent = BackendEvent | AskedQuestion | RepliedPermission;
 
 interface Part {
   type: "text" | "reasoning";
@@ -40,6 +46,8 @@ export class PromptEvents {
   readonly #calls = new Map<string, { callId: string; done: boolean }>();
   readonly #callIds = new Set<string>();
   readonly #asked = new Set<string>();
+  /** Steps whose cost was told. */
+  readonly #steps = new Set<string>();
   #phase: Phase = "waiting";
   #error: BackendError | undefined;
   #concerned = 0;
@@ -79,6 +87,8 @@ export class PromptEvents {
       case "permission.asked":
       case "permission.updated":
         return this.#permission(properties);
+      case "permission.replied":
+        return this.#replied(properties);
       case "question.asked":
         return this.#question(properties);
       default:
@@ -147,9 +157,7 @@ export class PromptEvents {
       case "tool":
         return this.#tool(id, part);
       case "step-finish":
-        return typeof part["cost"] === "number" && part["cost"] > 0
-          ? [{ type: "cost", amount: part["cost"], currency: "USD" }]
-          : [];
+        return this.#step(id, part["cost"]);
       default:
         return [];
     }
@@ -163,6 +171,12 @@ export class PromptEvents {
     const whole = typeof text === "string" ? text : "";
     const rest = typeof delta === "string" ? delta : whole.slice(part.told);
     return this.#told(part, rest);
+  }
+
+  #step(id: string, cost: unknown): PromptEvent[] {
+    if (typeof cost !== "number" || !(cost > 0) || this.#steps.has(id)) return [];
+    this.#steps.add(id);
+    return [{ type: "cost", amount: cost, currency: "USD" }];
   }
 
   #delta({ partID, field, delta }: Fields): PromptEvent[] {
@@ -219,6 +233,12 @@ export class PromptEvents {
     const shown = [patterns].flat().filter((pattern) => typeof pattern === "string");
     const title = textOr(properties["title"], [name ?? "something", ...shown].join(" "));
     return [{ type: "permission", permissionId: id, title, tool: name, args: isFields(metadata) ? metadata : {} }];
+  }
+
+  /** Older servers say `permissionID`. */
+  #replied({ requestID, permissionID }: Fields): PromptEvent[] {
+    const permissionId = requestID ?? permissionID;
+    return typeof permissionId === "string" && this.#asked.has(permissionId) ? [{ type: "replied", permissionId }] : [];
   }
 
   #question({ id, sessionID }: Fields): PromptEvent[] {

@@ -144,6 +144,8 @@ export class OpencodeServer implements AsyncDisposable {
       if (this.#stopping.signal.aborted) return;
       // A keeper that was killed leaves the server; nobody else would end it.
       signalGroup(run.child, "SIGKILL");
+      // From here on its number may be another's.
+      this.#run = undefined;
       if (this.#clock.monotonic() - since >= STABLE_MS) restarts = 0;
       const again = await this.#startAgain(restarts);
       if (again === undefined) return;
@@ -275,6 +277,7 @@ export class OpencodeServer implements AsyncDisposable {
     await late;
     // The leader is gone; what it left in its group goes too.
     signalGroup(run.child, "SIGKILL");
+    if (this.#run === run) this.#run = undefined;
   }
 }
 

@@ -101,6 +101,7 @@ export class UpstreamJanitor implements AsyncDisposable {
       const madeBefore = now - 2 * backend.createTimeoutMs;
       const due = await bindings.sweep({ backend: backend.name, madeBefore, after, limit: PAGE, now });
       for (const debt of due) {
+        if (this.#stopped.signal.aborted) return deleted;
         after = debt.debtId;
         if (debt.state === "persisting") await this.#ask(debt);
         else if (debt.upstreamId !== undefined) deleted += await this.#delete(backend, debt.upstreamId);
@@ -137,7 +138,7 @@ export class UpstreamJanitor implements AsyncDisposable {
 
   async #delete(backend: Backend, upstreamId: string): Promise<number> {
     try {
-      await backend.delete(upstreamId);
+      await backend.delete(upstreamId, { signal: this.#stopped.signal });
       await this.#options.bindings.gone({ backend: backend.name, upstreamId });
       return 1;
     } catch (error) {
@@ -150,10 +151,12 @@ export class UpstreamJanitor implements AsyncDisposable {
   async #deleteByNonce(backend: Backend, nonces: ReadonlySet<string>): Promise<number> {
     const failed = new Set<string>();
     let deleted = 0;
-    for await (const { id, nonce } of backend.list()) {
+    const { signal } = this.#stopped;
+    for await (const { id, nonce } of backend.list({ signal })) {
+      signal.throwIfAborted();
       if (nonce === undefined || !nonces.has(nonce)) continue;
       try {
-        await backend.delete(id);
+        await backend.delete(id, { signal });
         deleted += 1;
       } catch (error) {
         if (isDown(error)) throw error;

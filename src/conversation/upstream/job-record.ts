@@ -6,7 +6,7 @@ import type { Clock } from "../../clock.ts";
 import type { Logger } from "../../logger.ts";
 import type { BindingFacet } from "../../store/store.ts";
 import type { Backend } from "./backend.ts";
-import { AnotherWorkerWon, MAX_NOTED, ofNote } from "./errors.ts";
+import { AnotherWorkerWon, MAX_NOTED, ofNote, UpstreamError } from "./errors.ts";
 import { OneAtATime } from "./one-at-a-time.ts";
 import { newNonce, type RecordLedger, type UpstreamRecord } from "./record.ts";
 
@@ -39,9 +39,14 @@ export class JobUpstream implements UpstreamRecord, AsyncDisposable {
     this.ledger = {
       intend: async () => {
         const nonce = newNonce();
+        const askedAt = clock.monotonic();
         await bindings
           .intend({ ...of, nonce, maxNoted: MAX_NOTED, now: clock.wall() })
           .catch((error: unknown) => Promise.reject(ofNote(error, this.id)));
+        // A create call that started late could outlast the note's time: the sweep would look before it is there.
+        if (clock.monotonic() - askedAt > backend.createTimeoutMs) {
+          throw new UpstreamError("conflict", this.id, `record ${this.id}: the store was too slow; try again`);
+        }
         this.#nonces.next = nonce;
         return nonce;
       },

@@ -265,6 +265,17 @@ export class CredentialKeeper {
     });
   }
 
+  /**
+   * A job that was accepted with credentials and runs here has some: where the values are another node's, or gone,
+   * they are issued anew.
+   *
+   * @throws as {@link issueFor}
+   */
+  async ensure(jobId: string, principal: string): Promise<void> {
+    if (!this.offers || this.#held.has(jobId)) return;
+    await this.#reissue(jobId, { principal, features: ["provisioned_credentials"] });
+  }
+
   async #reissue(jobId: string, viewer: Viewer): Promise<readonly Credential[] | undefined> {
     const { store } = this.#parts;
     const job = await store.jobs.get(jobId);

@@ -176,10 +176,11 @@ export class RunningJobs {
     for (const jobId of jobIds) {
       const run = this.#runs.get(jobId);
       this.#recent.forget(jobId);
+      // Also of a turn that was cancelled while it waited.
+      this.#credentials.release(jobId);
       if (run === undefined) continue;
       this.#runs.delete(jobId);
       run.drop("The job was ended by somebody else.");
-      this.#credentials.release(jobId);
       this.turns?.ended(jobId);
     }
   }

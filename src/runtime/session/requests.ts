@@ -284,8 +284,10 @@ export class Requests {
             const reason = "its submit was answered as failed";
             const now = clock.wall();
             const cancelled = { jobId: job.jobId, reason, cancelledPayload: cancelledPayload(reason), now };
-            await settings.store.jobs.requestCancel(cancelled);
-            this.#parts.ended([job.jobId]);
+            const wish = await settings.store.jobs.requestCancel(cancelled);
+            // It may have begun meanwhile; then it unwinds, wherever it runs.
+            if (wish.outcome === "ended") this.#parts.ended([job.jobId]);
+            else jobs.cancel(job.jobId, reason);
           } else {
             jobs.start({ job, agent: failed, input: null, principal: session.principal, turn: running(result.place) });
           }
@@ -343,6 +345,17 @@ export class Requests {
         return { frame: this.#rejection(envelope, traceId, turnRefused(outcome.refusal)) };
       case "repeated":
         return { frame: this.#accepted(envelope, traceId, outcome.acceptedPayload, turn && repeatForWire(turn)) };
+      case "foreign_message":
+        return {
+          frame: this.#rejection(
+            envelope,
+            traceId,
+            new ArcpError(
+              "PERMISSION_DENIED",
+              `extensions["${TURN}"].messageId: that message's turn is somebody else's.`,
+            ),
+          ),
+        };
       case "duplicate_key":
         return {
           frame: this.#rejection(

@@ -89,7 +89,9 @@ export function v1App(
     parse(NoQuery, queryOf(context.req.url), "query");
     const { reason } = parse(CancelBody, await bodyOf(context.req), "body");
     const jobId = context.req.param("id");
-    const answer = await runtime.jobs.cancel(jobId, context.get("principal"), reason);
+    const answer = await runtime.jobs.cancel(jobId, context.get("principal"), reason, {
+      operator: context.get("operator"),
+    });
     return context.json({ job_id: jobId, ...answer }, answer.outcome === "requested" ? 202 : 200);
   });
   others("/jobs/:id/cancel", "POST");

@@ -146,7 +146,7 @@ function resolve(db: Database, conversation: NewConversation): { row: Conversati
   }
   db.run(
     `INSERT INTO conversations (conversation_id, source, key, principal, user_id, created_at, active_at, lock_epoch, queued)
-     VALUES (?, ?, ?, ?, ?, ?, ?, 0, 0)`,
+     VALUES (?, ?, ?, ?, ?, ?, ?, (SELECT floor FROM epoch_floor), 0)`,
     conversation.conversationId,
     conversation.source,
     conversation.key ?? null,
@@ -267,6 +267,8 @@ export function removeConversation(db: Database, conversationId: string, now: nu
   }
   releaseBindings(db, conversationId, now);
   db.run("DELETE FROM turns WHERE conversation_key = ?", row.conversation_key);
+  // Its id may come back, and a stale holder of this one must not pass for a holder of that.
+  db.run("UPDATE epoch_floor SET floor = max(floor, ?)", row.lock_epoch);
   db.run("DELETE FROM conversations WHERE conversation_key = ?", row.conversation_key);
 }
 
@@ -383,18 +385,20 @@ const release = (db: Database, ref: LockRef): boolean =>
 export function repeatedTurn(
   db: Database,
   turn: NewTurn,
-): { jobId: string; acceptedPayload: string; traceId: string } | undefined {
+): { jobId: string; principal: string; acceptedPayload: string; traceId: string } | undefined {
   if (turn.messageId === undefined) {
     return undefined;
   }
-  const row = db.get<{ job_id: string; accepted_payload: string; trace_id: string }>(
-    `SELECT j.job_id, j.accepted_payload, j.trace_id FROM conversations c
+  const row = db.get<{ job_id: string; principal: string; accepted_payload: string; trace_id: string }>(
+    `SELECT j.job_id, j.principal, j.accepted_payload, j.trace_id FROM conversations c
        JOIN turns t ON t.conversation_key = c.conversation_key JOIN jobs j ON j.job_key = t.job_key
      WHERE c.conversation_id = ? AND t.message_id = ?`,
     turn.conversation.conversationId,
     turn.messageId,
   );
-  return row && { jobId: row.job_id, acceptedPayload: row.accepted_payload, traceId: row.trace_id };
+  if (row === undefined) return undefined;
+  const { job_id: jobId, principal, accepted_payload: acceptedPayload, trace_id: traceId } = row;
+  return { jobId, principal, acceptedPayload, traceId };
 }
 
 /** Where a turn goes, decided before anything is written; the conversation may have yet to be made. */
@@ -409,7 +413,8 @@ export function placeTurn(db: Database, turn: NewTurn, by: { now: number }): Pla
   const row = find(db, conversationId);
   const base = { conversationId, created: row === undefined, interrupted: undefined, endedJobId: undefined };
   if (row === undefined) {
-    return { row, place: { ...base, state: "running", lockEpoch: 1 } };
+    const { floor } = db.get<{ floor: number }>("SELECT floor FROM epoch_floor") as { floor: number };
+    return { row, place: { ...base, state: "running", lockEpoch: floor + 1 } };
   }
   const held = isHeld(row, by.now);
   if (!held && row.queued === 0) {

@@ -192,7 +192,8 @@ function append(db: Database, batch: AppendBatch, bytes: number): ClaimedTurn | 
   }
   const known = countStored(db, head, batch, first.n);
   if (known === events.length) {
-    return batch.handOver === undefined ? undefined : handedOver(db, head.job_key, batch.handOver.nodeId);
+    const { handOver, now } = batch;
+    return handOver === undefined ? undefined : handedOver(db, head.job_key, { nodeId: handOver.nodeId, now });
   }
   requireRunning(head, jobId, batch.runEpoch);
   if (first.n + known !== head.last_n + 1) {

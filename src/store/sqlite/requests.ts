@@ -134,7 +134,10 @@ function repeatedSubmit(db: Database, session: SessionRow, request: SubmitReques
 function repeatedMessage(db: Database, session: SessionRow, request: SubmitRequest): SubmitOutcome | undefined {
   const known = request.turn && repeatedTurn(db, request.turn);
   const head = known && headOf(db, known.jobId);
-  return head && repeated(db, session, head, known);
+  if (head === undefined || known === undefined) return undefined;
+  const { principal, jobId, acceptedPayload } = known;
+  if (principal !== request.principal) return { outcome: "foreign_message" };
+  return repeated(db, session, head, { jobId, acceptedPayload });
 }
 
 /** The job is followed again from its first kept event, with the right to cancel it. */

@@ -83,14 +83,21 @@ const isAlive = (db: Database, nodeId: string): boolean =>
  * The turn that was handed over when this job ended, for whoever asks again after an unclear commit: as long as it
  * is that node's, and has not said a word.
  */
-export function handedOver(db: Database, jobKey: number, nodeId: string): ClaimedTurn | undefined {
+export function handedOver(
+  db: Database,
+  jobKey: number,
+  { nodeId, now }: { nodeId: string; now: number },
+): ClaimedTurn | undefined {
   const turn = db.get<TurnRow>(
     `${SELECT_TURN} JOIN turns e ON e.conversation_key = c.conversation_key AND e.job_key = ?1
      WHERE c.lock_job_key = t.job_key AND c.lock_epoch = e.lock_epoch + 1 AND h.node_id = ?2 AND h.last_n = 0`,
     jobKey,
     nodeId,
   );
-  return turn && toClaimed(turn);
+  if (turn === undefined) return undefined;
+  // Its holder counts from this question, not from the one whose answer was lost.
+  db.run("UPDATE conversations SET lock_expires_at = ? WHERE lock_job_key = ?", now + turn.ttl_ms, turn.job_key);
+  return toClaimed(turn);
 }
 
 const toClaimed = (row: TurnRow): ClaimedTurn => ({
