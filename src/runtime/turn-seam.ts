@@ -58,7 +58,7 @@ export interface TurnHost {
    *
    * @throws ArcpError AGENT_NOT_AVAILABLE, AGENT_VERSION_NOT_AVAILABLE, PERMISSION_DENIED, INVALID_REQUEST
    */
-  prepare(agent: string, input: unknown, principal: string): Pick<NewJob, "agent" | "input" | "lease">;
+  prepare(agent: string, input: unknown, principal: string): Pick<NewJob, "agent" | "input" | "lease" | "restarts">;
   /** Runs a turn that the store has given to this node. One that runs already goes on. */
   run(turn: ClaimedTurn, askedAt: RunningTurn["askedAt"]): void;
   /** A turn was stored: stops what it interrupts, and tells of what it has ended. */

@@ -10,10 +10,11 @@ import { credentials } from "./migrations/0003-credentials.ts";
 import { questions } from "./migrations/0004-questions.ts";
 import { conversations } from "./migrations/0005-conversations.ts";
 import { bindings } from "./migrations/0006-bindings.ts";
+import { restarts } from "./migrations/0008-restarts.ts";
 import type { Migration } from "./migrations/migration.ts";
 
 /** In order. */
-const MIGRATIONS: readonly Migration[] = [spine, delegation, credentials, questions, conversations, bindings];
+const MIGRATIONS: readonly Migration[] = [spine, delegation, credentials, questions, conversations, bindings, restarts];
 
 /**
  * All or nothing: on failure the caller closes the connection, which rolls back.
