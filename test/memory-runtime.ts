@@ -5,7 +5,13 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
 import type { Envelope } from "../src/protocol/index.ts";
-import { type AgentHandler, type JobContext, Runtime, type RuntimeOptions } from "../src/runtime/index.ts";
+import {
+  type AgentHandler,
+  type AgentOptions,
+  type JobContext,
+  Runtime,
+  type RuntimeOptions,
+} from "../src/runtime/index.ts";
 import { sqlite } from "../src/store/sqlite/index.ts";
 import type { Store } from "../src/store/store.ts";
 import { ManualClock } from "../src/testing/manual-clock.ts";
@@ -84,7 +90,7 @@ export class MemoryRuntime {
   readonly #options: MemoryRuntimeOptions;
   readonly #folder: Awaited<ReturnType<typeof temporaryFolder>>;
   readonly #lines: Line[] = [];
-  readonly #agents = new Map<string, AgentHandler>();
+  readonly #agents = new Map<string, { handler: AgentHandler; options: AgentOptions | undefined }>();
   #runtime: Runtime;
 
   constructor(folder: Awaited<ReturnType<typeof temporaryFolder>>, options: MemoryRuntimeOptions) {
@@ -103,9 +109,9 @@ export class MemoryRuntime {
     return this.#runtime.start();
   }
 
-  agent(name: string, handler: AgentHandler): this {
-    this.#agents.set(name, handler);
-    this.#runtime.agent(name, handler);
+  agent(name: string, handler: AgentHandler, options?: AgentOptions): this {
+    this.#agents.set(name, { handler, options });
+    this.#runtime.agent(name, handler, options);
     return this;
   }
 
@@ -151,7 +157,7 @@ export class MemoryRuntime {
   async restart(): Promise<void> {
     await this.stop();
     this.#runtime = this.#create();
-    for (const [name, handler] of this.#agents) this.#runtime.agent(name, handler);
+    for (const [name, { handler, options }] of this.#agents) this.#runtime.agent(name, handler, options);
     await this.#runtime.start();
   }
 

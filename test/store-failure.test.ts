@@ -405,7 +405,7 @@ function withStranger(
       if (burial.nodeId !== "node_stranger") return store.nodes.bury(burial);
       stranger.buried.push(burial.heartbeat);
       stranger.listed = false;
-      return { endedJobIds: [], more: false };
+      return { endedJobIds: [], givenBackJobIds: [], more: false };
     },
   };
   return { ...store, nodes };

@@ -278,7 +278,8 @@ export class Conversations {
         }
         const { lockEpoch } = place;
         const { ttlMs, userId } = turn;
-        this.#host.run({ job, principal, userId, runEpoch: 1, conversationId, lockEpoch, ttlMs }, askedAt);
+        const first = { job, principal, runEpoch: 1, attempt: 1, lastN: 0, checkpoint: undefined };
+        this.#host.run({ ...first, userId, conversationId, lockEpoch, ttlMs }, askedAt);
         return { jobId: job.jobId, conversationId, created: place.created, state: "running" };
       }
     }

@@ -16,6 +16,8 @@ export interface ResolvedAgent {
   readonly handler: AgentHandler;
   /** What its jobs may do where the submit does not ask for anything. */
   readonly lease: Lease;
+  /** How often a job of it may be run again after its node was lost. */
+  readonly restarts: number;
 }
 
 export interface AgentOptions {
@@ -25,11 +27,23 @@ export interface AgentOptions {
   default?: boolean;
   /** What a job has whose submit has no `lease_request`; the policy has to grant it all the same. @default {} */
   lease?: Lease;
+  /**
+   * Whether a job of it is run again, by whichever node offers it, when the process that runs it is lost or stops
+   * (CLU). What an attempt did before it was lost it may do again: see `JobContext.checkpoint`. A number says how
+   * many lost processes one job may have; `true` means 3.
+   *
+   * @default false
+   */
+  restartable?: boolean | number;
 }
+
+/** A job that kills its process must not kill one after the other. */
+const RESTARTS = 3;
 
 interface Version {
   handler: AgentHandler;
   lease: Lease;
+  restarts: number;
 }
 
 interface Entry {
@@ -57,7 +71,12 @@ export class AgentRegistry {
     }
     const entry = this.#agents.get(name) ?? { versions: new Map(), default: version };
     if (entry.versions.has(version)) throw new RangeError(`name: agent "${name}@${version}" is registered already.`);
-    entry.versions.set(version, { handler, lease: parseLease(options.lease ?? {}, "lease") });
+    const { restartable = false } = options;
+    const restarts = restartable === true ? RESTARTS : restartable === false ? 0 : restartable;
+    if (!Number.isSafeInteger(restarts) || restarts < 0) {
+      throw new RangeError(`restartable: ${restarts} is neither a boolean nor a whole number of at least 0.`);
+    }
+    entry.versions.set(version, { handler, lease: parseLease(options.lease ?? {}, "lease"), restarts });
     if (options.default === true) entry.default = version;
     this.#agents.set(name, entry);
   }

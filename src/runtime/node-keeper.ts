@@ -3,6 +3,7 @@ import type { Clock, Timer } from "../clock.ts";
 import type { Logger } from "../logger.ts";
 import { ArcpError, jobErrorPayload, newNodeId } from "../protocol/index.ts";
 import type { NodeRecord, Store } from "../store/store.ts";
+import { givenBackPayload } from "./job/given-back-payload.ts";
 
 export interface NodeKeeperParts {
   store: Store;
@@ -12,8 +13,8 @@ export interface NodeKeeperParts {
   timeoutMs: number;
   /** This node was declared dead: all that it held is somebody else's by now. */
   lost(): void;
-  /** A dead node's jobs were ended; whoever follows them has something to read. */
-  jobsEnded(jobIds: readonly string[]): void;
+  /** A dead node's jobs were ended or given back; whoever follows them has something to read. */
+  jobsBuried(buried: { endedJobIds: readonly string[]; givenBackJobIds: readonly string[] }): void;
 }
 
 /**
@@ -108,20 +109,25 @@ export class NodeKeeper {
       details: { reason: "node_lost", node_id: node.nodeId },
     });
     const jobErrorText = JSON.stringify(jobErrorPayload(error));
+    const givenBackText = givenBackPayload(clock, {
+      phase: "node_lost",
+      message: "The process that ran this job is gone; another one goes on with it.",
+      node_id: node.nodeId,
+    });
     for (let more = true; more; ) {
       const step = await store.nodes.bury({
         nodeId: node.nodeId,
         heartbeat: node.heartbeat,
         jobErrorPayload: jobErrorText,
+        givenBackPayload: givenBackText,
         now: clock.wall(),
       });
       more = step.more;
-      this.#parts.jobsEnded(step.endedJobIds);
-      if (step.endedJobIds.length > 0) {
-        logger.warn(
-          { node_id: node.nodeId, pid: node.pid, jobs: step.endedJobIds.length },
-          "ended the jobs of a dead node",
-        );
+      this.#parts.jobsBuried(step);
+      const { endedJobIds, givenBackJobIds } = step;
+      if (endedJobIds.length + givenBackJobIds.length > 0) {
+        const counts = { jobs: endedJobIds.length, given_back: givenBackJobIds.length };
+        logger.warn({ node_id: node.nodeId, pid: node.pid, ...counts }, "ended the jobs of a dead node");
       }
     }
     this.#watched.delete(node.nodeId);

@@ -1,6 +1,7 @@
 import { type Clock, sleep, type Timer } from "../clock.ts";
+import { Authority } from "../lease/index.ts";
 import { ArcpError, type VendorType } from "../protocol/index.ts";
-import type { ClaimedTurn, Hint, NewJob, SweepQuery, TurnClaim, TurnPlace } from "../store/store.ts";
+import type { ClaimedJob, ClaimedTurn, Hint, NewJob, SweepQuery, TurnClaim, TurnPlace } from "../store/store.ts";
 import type { Transport } from "../transport/transport.ts";
 import { type ToolHandler, type ToolOptions, ToolRegistry } from "./acting/tools.ts";
 import { type AgentHandler, type AgentOptions, AgentRegistry } from "./agents.ts";
@@ -11,10 +12,13 @@ import { maskingLogger } from "./credentials/masking-logger.ts";
 import { maskingTracing } from "./credentials/masking-tracing.ts";
 import { EventKinds } from "./event-kinds.ts";
 import { type Extension, Extensions } from "./extensions.ts";
+import { GivenBackJobs } from "./given-back.ts";
 import { Janitor } from "./janitor.ts";
+import { givenBackPayload } from "./job/given-back-payload.ts";
 import { LogWriter } from "./job/log-writer.ts";
 import { RecentEvents } from "./job/recent-events.ts";
 import { RunningJobs } from "./job/running-jobs.ts";
+import { chargeSpentBefore } from "./job/spent-before.ts";
 import { JobDesk } from "./job-desk.ts";
 import { NodeKeeper } from "./node-keeper.ts";
 import { type RuntimeOptions, type Settings, settle } from "./options.ts";
@@ -54,6 +58,7 @@ export class Runtime {
   readonly #credentials: CredentialKeeper;
   readonly #node: NodeKeeper;
   readonly #janitor: Janitor;
+  readonly #givenBack: GivenBackJobs;
   /** One for all connections: thousands of them are idle, and each byte counts. */
   readonly #connectionParts: ConnectionParts;
   /** Every open connection, and those that are attached, by session. */
@@ -169,9 +174,18 @@ export class Runtime {
       heartbeatMs: this.#settings.nodeHeartbeatMs,
       timeoutMs: this.#settings.nodeTimeoutMs,
       lost: () => this.#dropAll(),
-      jobsEnded: (jobIds) => {
-        for (const jobId of jobIds) this.#wakeups.wake(jobId);
+      jobsBuried: ({ endedJobIds, givenBackJobIds }) => {
+        for (const jobId of [...endedJobIds, ...givenBackJobIds]) this.#wakeups.wake(jobId);
+        if (givenBackJobIds.length > 0) this.#givenBack.look();
       },
+    });
+    this.#givenBack = new GivenBackJobs({
+      jobs: store.jobs,
+      clock,
+      logger,
+      intervalMs: this.#settings.sweepIntervalMs,
+      claim: () => this.#claim(),
+      run: (job) => this.#runAgain(job),
     });
     this.#connectionParts = {
       settings: this.#settings,
@@ -300,6 +314,7 @@ export class Runtime {
     this.#scheduleSweep();
     this.#janitor.start();
     this.#credentials.start();
+    this.#givenBack.start();
     this.#jobs.turns?.start();
     this.#stopHints = this.#settings.store.onHint((hint) => this.#hinted(hint));
   }
@@ -335,7 +350,7 @@ export class Runtime {
     const wasRunning = this.#phase === "running";
     this.#phase = "stopping";
     if (wasRunning) {
-      await this.#atMost(FAREWELL_MS, Promise.resolve(this.#jobs.turns?.stop()));
+      await this.#atMost(FAREWELL_MS, Promise.all([this.#jobs.turns?.stop(), this.#givenBack.stop()]));
       const cause = new ArcpError("INTERNAL_ERROR", "The runtime was stopped; submit the job again.", {
         details: { reason: "shutdown" },
       });
@@ -368,8 +383,13 @@ export class Runtime {
     return this.#phase === "running" ? { nodeId: this.#node.nodeId, agents: this.#agents.labels() } : undefined;
   }
 
-  #runTurn(turn: ClaimedTurn, askedAt: RunningTurn["askedAt"]): void {
-    const { job, principal, runEpoch, conversationId, lockEpoch, ttlMs, userId } = turn;
+  #runTurn(claimed: ClaimedTurn, askedAt: RunningTurn["askedAt"]): void {
+    const { job, principal, runEpoch, conversationId, lockEpoch, ttlMs, userId } = claimed;
+    const turn = { jobId: job.jobId, conversationId, lockEpoch, ttlMs, userId, askedAt };
+    if (claimed.attempt > 1) {
+      this.#runAgain(claimed, turn);
+      return;
+    }
     // What it claimed it offers: an agent is never taken back.
     const agent = this.#agents.resolve(job.agent, "agent");
     this.#jobs.start({
@@ -385,12 +405,42 @@ export class Runtime {
       input: JSON.parse(job.input),
       principal,
       runEpoch,
-      turn: { jobId: job.jobId, conversationId, lockEpoch, ttlMs, userId, askedAt },
+      turn,
     });
     this.#wakeups.wake(job.jobId);
   }
 
-  #prepare(wanted: string, input: unknown, principal: string): Pick<NewJob, "agent" | "input" | "lease"> {
+  /** A job that was given back is this node's now: it starts when what it had spent is counted, and its credentials are new. */
+  #runAgain(claimed: ClaimedJob, turn?: RunningTurn): void {
+    const { job, principal, runEpoch, attempt, lastN, checkpoint } = claimed;
+    const { jobId } = job;
+    const { store, logger } = this.#settings;
+    const starting = async () => {
+      const agent = this.#agents.resolve(job.agent, "agent");
+      const authority = new Authority({ lease: job.lease, expiresAtMs: job.leaseExpiresAt });
+      await chargeSpentBefore(store.jobs, jobId, authority.budget);
+      await this.#credentials.ensure(jobId, principal);
+      logger.info({ job_id: jobId, attempt }, "a job is run again");
+      const again = { attempt, lastN, checkpoint, authority };
+      this.#jobs.start({ job, agent, input: JSON.parse(job.input), principal, runEpoch, turn, again });
+      this.#wakeups.wake(jobId);
+    };
+    const started = starting().catch(async (error: unknown) => {
+      logger.error({ err: error, job_id: jobId, attempt }, "a job could not be run again; it is given back");
+      const payload = givenBackPayload(this.clock, {
+        phase: "handed_over",
+        message: "The job could not be begun here.",
+      });
+      await store.jobs.giveBack({ jobId, runEpoch, payload });
+    });
+    this.#jobs.admit(
+      started.catch((error: unknown) =>
+        logger.error({ err: error, job_id: jobId }, "a job could not be given back; whoever buries this node does it"),
+      ),
+    );
+  }
+
+  #prepare(wanted: string, input: unknown, principal: string): Pick<NewJob, "agent" | "input" | "lease" | "restarts"> {
     const { policy, maxInputBytes } = this.#settings;
     const agent = this.#agents.resolve(wanted, "agent");
     const text = JSON.stringify(input);
@@ -403,6 +453,7 @@ export class Runtime {
       agent: agent.label,
       input: this.#masking.json(text),
       lease: grantedLease(agent.lease, policy(principal, agent.name), "lease"),
+      restarts: agent.restarts,
     };
   }
 

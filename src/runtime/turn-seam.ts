@@ -60,7 +60,7 @@ export interface TurnHost {
    *
    * @throws ArcpError AGENT_NOT_AVAILABLE, AGENT_VERSION_NOT_AVAILABLE, PERMISSION_DENIED, INVALID_REQUEST
    */
-  prepare(agent: string, input: unknown, principal: string): Pick<NewJob, "agent" | "input" | "lease">;
+  prepare(agent: string, input: unknown, principal: string): Pick<NewJob, "agent" | "input" | "lease" | "restarts">;
   /** A turn is being started: a drain waits for it. */
   admit(starting: Promise<unknown>): void;
   /** Runs a turn that the store has given to this node. One that runs already goes on. */

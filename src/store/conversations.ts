@@ -7,7 +7,7 @@
  * its terminal event releases the lock and hands it to the next turn in the same commit (`AppendBatch.handOver`).
  */
 import type { FinalStatus } from "../protocol/index.ts";
-import type { NewJob } from "./new-job.ts";
+import type { ClaimedJob, NewJob } from "./new-job.ts";
 
 export interface ConversationRecord {
   conversationId: string;
@@ -108,11 +108,8 @@ export interface TurnRefusal {
 }
 
 /** A turn that is now this node's to run: its job is stored as running, the lock is its. */
-export interface ClaimedTurn {
-  job: NewJob;
-  principal: string;
+export interface ClaimedTurn extends ClaimedJob {
   userId: string;
-  runEpoch: number;
   conversationId: string;
   lockEpoch: number;
   ttlMs: number;

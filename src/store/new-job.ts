@@ -12,4 +12,19 @@ export interface NewJob {
   leaseExpiresAt?: number | undefined;
   traceId: string;
   maxRuntimeMs?: number | undefined;
+  /** How often it may be run again after its node was lost. @default 0 */
+  restarts?: number | undefined;
+}
+
+/** A job that is now this node's to run. */
+export interface ClaimedJob {
+  job: NewJob;
+  principal: string;
+  runEpoch: number;
+  /** From 1; grows each time that the job is given back. */
+  attempt: number;
+  /** The newest event of the attempts before. */
+  lastN: number;
+  /** JSON text of what the attempts before left; `undefined` where they left nothing. */
+  checkpoint: string | undefined;
 }

@@ -13,7 +13,7 @@ import type { FinalStatus, JobStatus, Lease } from "../protocol/index.ts";
 import type { BindingFacet } from "./bindings.ts";
 import type { ClaimedTurn, ConversationFacet, NewTurn, TurnClaim, TurnPlace, TurnRefusal } from "./conversations.ts";
 import type { CredentialFacet } from "./credentials.ts";
-import type { NewJob } from "./new-job.ts";
+import type { ClaimedJob, NewJob } from "./new-job.ts";
 import type { QuestionFacet } from "./questions.ts";
 import type { Abandonable, ConnectionRef, Duplicate, ReplyDraft, RequestRef } from "./request.ts";
 
@@ -382,12 +382,14 @@ export interface NodeRecord {
   provenDead: boolean | undefined;
 }
 
-/** How a dead node's jobs end: the JSON text of the `job.error` payload. */
+/** How a dead node's jobs end: the JSON text of the `job.error` payload; or of the `status` of one that is given back. */
 export interface Burial {
   nodeId: string;
   /** The heartbeat value that was seen; a node that has beaten since is left alone. */
   heartbeat: number;
   jobErrorPayload: string;
+  /** Absent: all of them end. */
+  givenBackPayload?: string | undefined;
   now: number;
 }
 
@@ -534,6 +536,28 @@ export interface JobFacet {
    * @throws StoreRefusal unknown_job, stale_run, job_ended, limit_exceeded
    */
   spawn(child: NewChild): Promise<void>;
+  /** The jobs that a job delegated, and those that these delegated, while they are kept. */
+  descendants(jobId: string): Promise<string[]>;
+  /**
+   * Keeps what the next attempt is to begin with, in the place of what was kept before.
+   *
+   * @param value JSON text
+   * @throws StoreRefusal unknown_job, stale_run, job_ended
+   */
+  checkpoint(given: { jobId: string; runEpoch: number; value: string }): Promise<void>;
+  /**
+   * Ends an attempt and not its job, which waits for whoever claims it: `runEpoch` grows, and the log gets the
+   * given `status` event. A turn gives its lock free and is the head of its conversation's queue.
+   *
+   * @throws StoreRefusal unknown_job, stale_run, job_ended
+   */
+  giveBack(given: { jobId: string; runEpoch: number; payload: string }): Promise<void>;
+  /**
+   * Takes jobs that were given back and are no turns, at most `limit`, the oldest first.
+   *
+   * @throws StoreRefusal dead_node
+   */
+  claim(claim: { nodeId: string; agents: readonly string[]; limit: number }): Promise<ClaimedJob[]>;
   /**
    * Stores the wish to cancel as {@link RequestFacet.cancel} does, for whoever has no session; who may wish
    * it is the caller's affair. Of several wishes the first one's reason counts, so a repeat changes nothing.
@@ -556,12 +580,13 @@ export interface NodeFacet {
   /** Nodes that are alive by their row, and those whose burial is not finished. */
   list(): Promise<NodeRecord[]>;
   /**
-   * Declares a node dead: fences it, detaches its sessions, ends its jobs with the given payload.
+   * Declares a node dead: fences it, detaches its sessions, ends its jobs with the given payload. A job that may be
+   * run again (`NewJob.restarts`) and that nobody wants cancelled is given back instead, as in {@link JobFacet.giveBack}.
    * Works in steps of at most 64 jobs; call again while `more`. Exactly one caller ends each job.
    *
-   * @returns the jobs this step ended
+   * @returns the jobs this step ended, and those that it gave back
    */
-  bury(burial: Burial): Promise<{ endedJobIds: string[]; more: boolean }>;
+  bury(burial: Burial): Promise<{ endedJobIds: string[]; givenBackJobIds: string[]; more: boolean }>;
   /** A graceful end: the node has no job left. Its sessions are detached. */
   leave(nodeId: string, now: number): Promise<void>;
 }

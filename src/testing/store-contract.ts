@@ -29,6 +29,7 @@ import { bindingCases } from "./store-contract/binding-cases.ts";
 import { conversationCases } from "./store-contract/conversation-cases.ts";
 import { credentialCases } from "./store-contract/credential-cases.ts";
 import { questionCases } from "./store-contract/question-cases.ts";
+import { restartCases } from "./store-contract/restart-cases.ts";
 
 /** A started, empty store of its own for one case. */
 export interface StoreFixture {
@@ -271,6 +272,7 @@ export function storeContract(
     conversationCases(it);
     credentialCases(it);
     questionCases(it);
+    restartCases(it);
     lifecycle(it);
   });
 }
@@ -1431,10 +1433,14 @@ function nodes(it: Case): void {
     const [node] = await scene.store.nodes.list();
     assert.deepEqual([node?.nodeId, node?.heartbeat, node?.state], [NODE, 1, "alive"]);
     assert.notEqual(node?.provenDead, true);
-    assert.deepEqual(await burial(scene), { endedJobIds: [], more: false });
+    assert.deepEqual(await burial(scene), { endedJobIds: [], givenBackJobIds: [], more: false });
     assert.equal(await scene.store.nodes.beat(NODE, scene.now), true);
     assert.equal((await scene.store.jobs.get("job_1"))?.status, "running");
-    assert.deepEqual(await burial(scene, { nodeId: "node_unknown" }), { endedJobIds: [], more: false });
+    assert.deepEqual(await burial(scene, { nodeId: "node_unknown" }), {
+      endedJobIds: [],
+      givenBackJobIds: [],
+      more: false,
+    });
     assert.equal(await scene.store.nodes.beat("node_unknown", scene.now), false);
   });
 
@@ -1444,7 +1450,7 @@ function nodes(it: Case): void {
     await scene.submit(session, "job_2");
     await scene.append("job_1", 1, 3);
     await scene.append("job_2", 1, 1, "success");
-    assert.deepEqual(await burial(scene), { endedJobIds: ["job_1"], more: false });
+    assert.deepEqual(await burial(scene), { endedJobIds: ["job_1"], givenBackJobIds: [], more: false });
     const job = await scene.store.jobs.get("job_1");
     assert.deepEqual([job?.status, job?.lastN, job?.runEpoch, job?.endedAt], ["error", 4, 2, scene.now]);
     assert.deepEqual((await scene.store.jobs.read("job_1", 3)).events, [
@@ -1452,7 +1458,7 @@ function nodes(it: Case): void {
     ]);
     assert.equal((await scene.store.jobs.get("job_2"))?.status, "success");
     await scene.appendRefused("job_ended", scene.batch("job_1", 4, 4));
-    assert.deepEqual(await burial(scene), { endedJobIds: [], more: false });
+    assert.deepEqual(await burial(scene), { endedJobIds: [], givenBackJobIds: [], more: false });
     assert.equal(await scene.store.nodes.beat(NODE, scene.now), false);
     assert.deepEqual(await scene.store.nodes.list(), []);
   });
@@ -1504,7 +1510,7 @@ function nodes(it: Case): void {
       [OTHER_NODE],
     );
     assert.equal(await scene.store.nodes.beat(NODE, scene.now), false);
-    assert.deepEqual(await burial(scene), { endedJobIds: [], more: false });
+    assert.deepEqual(await burial(scene), { endedJobIds: [], givenBackJobIds: [], more: false });
     await scene.clock.advance(WINDOW_MS + 1);
     await refused("window_over", scene.attach("sess_1", 1, 2, { nodeId: OTHER_NODE }));
   });

@@ -26,8 +26,11 @@ export interface RunSeam {
   readonly signal: AbortSignal;
   readonly tools: ToolRegistry;
   readonly credentials: JobCredentials;
+  readonly attempt: number;
+  readonly lastCheckpoint: unknown;
   emit(kind: string, body: unknown): Promise<void>;
   flush(): Promise<void>;
+  checkpoint(value: unknown): Promise<void>;
   /** @throws ArcpError INTERNAL_ERROR when the job has its stream already */
   stream(options: StreamOptions | undefined): ResultStream;
   /** Carries out one operation under a span of its own (see `JobTrace.operation`). */
@@ -198,6 +201,28 @@ export class JobContext {
   /** Resolves when every event so far is stored. */
   flush(): Promise<void> {
     return handedOut(this.#run.flush());
+  }
+
+  /** From 1: how often the job was begun. Above 1 only for an agent that is `restartable`. */
+  get attempt(): number {
+    return this.#run.attempt;
+  }
+
+  /** What the attempt before left with {@link checkpoint}; `undefined` where there is nothing. */
+  get lastCheckpoint(): unknown {
+    return this.#run.lastCheckpoint;
+  }
+
+  /**
+   * Keeps a JSON value for the attempt that goes on when this process is lost, in the place of the one before.
+   * Resolves when it, and every event so far, is stored: so what the log says was done before is known to the next
+   * attempt as done (CLU-2).
+   *
+   * @throws ArcpError INVALID_REQUEST for more than 256 KiB; CANCELLED when the job is no longer this process's;
+   *   INTERNAL_ERROR with `details.code: "STORE_UNAVAILABLE"`
+   */
+  checkpoint(value: unknown): Promise<void> {
+    return handedOut(this.#run.checkpoint(value));
   }
 
   /** Waits on the runtime's clock; rejects with the signal's reason when the job is stopped. */

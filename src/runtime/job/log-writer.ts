@@ -77,6 +77,11 @@ export class JobLog {
     return this.#refusal;
   }
 
+  /** A text as it may be stored: without a secret that is known (CRD-7). */
+  masked(text: string): string {
+    return this.#writer.masked(text);
+  }
+
   /** The newest event that was appended. */
   get lastN(): number {
     return this.#nextN - 1;

@@ -1,4 +1,4 @@
-import type { Clock, Timer } from "../../clock.ts";
+import { type Clock, sleep, type Timer } from "../../clock.ts";
 import type { Authority } from "../../lease/index.ts";
 import type { Logger } from "../../logger.ts";
 import {
@@ -11,6 +11,7 @@ import {
   newResultId,
   type ResultPayload,
 } from "../../protocol/index.ts";
+import { type JobFacet, StoreRefusal } from "../../store/store.ts";
 import type { ToolRegistry } from "../acting/tools.ts";
 import type { AgentHandler, ResolvedAgent } from "../agents.ts";
 import { JobCredentials } from "../credentials/job-credentials.ts";
@@ -24,6 +25,7 @@ import { JobContext } from "./context.ts";
 import { CostMeter } from "./cost-meter.ts";
 import type { Delegated, DelegateOptions } from "./delegated.ts";
 import type { ChildRun, Delegation, JobOutcome } from "./delegation.ts";
+import { givenBackPayload } from "./given-back-payload.ts";
 import type { JobLog } from "./log-writer.ts";
 import { JobResultStream, type ResultStream, type StreamOptions } from "./result-stream.ts";
 
@@ -33,6 +35,10 @@ const MAX_PAYLOAD_BYTES = 1024 * 1024;
 const SPARE_BYTES = 32 * 1024;
 /** A `job.error` is a message and some details. */
 const MAX_ERROR_BYTES = 64 * 1024;
+/** What a checkpoint may come to as JSON, in bytes of UTF-8: it is written whole each time. */
+const MAX_CHECKPOINT_BYTES = 256 * 1024;
+/** How long a job that is given back waits for a store that does not answer; whoever buries this node gives it back then. */
+const GIVE_BACK_MS = 5_000;
 
 export interface RunParts {
   log: JobLog;
@@ -56,6 +62,13 @@ export interface RunParts {
   kinds: EventKinds;
   credentials: CredentialKeeper;
   maxRuntimeMs: number | undefined;
+  /** Whether another process may run it again. */
+  restartable: boolean;
+  /** From 1. */
+  attempt: number;
+  /** JSON text that an attempt before has left. */
+  lastCheckpoint: string | undefined;
+  jobs: Pick<JobFacet, "checkpoint" | "giveBack">;
   cancelGraceMs: number;
   maxResultBytes: number;
   clock: Clock;
@@ -135,6 +148,19 @@ export class JobRun {
     return this.#parts.log.runEpoch;
   }
 
+  get attempt(): number {
+    return this.#parts.attempt;
+  }
+
+  get lastCheckpoint(): unknown {
+    const { lastCheckpoint } = this.#parts;
+    return lastCheckpoint === undefined ? undefined : JSON.parse(lastCheckpoint);
+  }
+
+  get restartable(): boolean {
+    return this.#parts.restartable;
+  }
+
   start(): void {
     const { maxRuntimeMs, leaseExpiresAt, clock } = this.#parts;
     if (maxRuntimeMs !== undefined) {
@@ -148,6 +174,7 @@ export class JobRun {
         () => new ArcpError("LEASE_EXPIRED", `The lease ended at ${until}.`),
       );
     }
+    if (this.attempt > 1) void this.emit("status", { phase: "restarted", attempt: this.attempt });
     void this.#work();
   }
 
@@ -269,6 +296,57 @@ export class JobRun {
 
   flush(): Promise<void> {
     return this.#parts.log.flush();
+  }
+
+  /** Keeps what the next attempt is to begin with (see `JobContext.checkpoint`). */
+  async checkpoint(value: unknown): Promise<void> {
+    if (this.#state.phase === "ended") throw new ArcpError("CANCELLED", "The job has ended; there is no next attempt.");
+    const text = this.#parts.log.masked(JSON.stringify(value ?? null));
+    if (isLonger(text, MAX_CHECKPOINT_BYTES)) {
+      throw new ArcpError(
+        "INVALID_REQUEST",
+        `A checkpoint of ${Buffer.byteLength(text)} bytes is over the limit of ${MAX_CHECKPOINT_BYTES}; keep the rest elsewhere.`,
+      );
+    }
+    await this.flush();
+    const { jobs, log } = this.#parts;
+    try {
+      await jobs.checkpoint({ jobId: this.jobId, runEpoch: log.runEpoch, value: text });
+    } catch (error) {
+      if (error instanceof StoreRefusal) throw new ArcpError("CANCELLED", "The job is no longer this process's.");
+      this.#parts.logger.error({ err: error, job_id: this.jobId }, "a checkpoint was not stored");
+      throw ArcpError.detail("STORE_UNAVAILABLE", "The store did not answer; the checkpoint is not kept. Try again.");
+    }
+  }
+
+  /**
+   * Ends this attempt and not the job: this process stops, and another goes on. What the agent emitted is stored
+   * first; where the store does not answer, whoever buries this node gives the job back.
+   */
+  async giveBack(): Promise<void> {
+    if (this.#state.phase === "ended") return;
+    // One that was told to stop is to end, here and now.
+    if (this.#state.phase === "stopping") {
+      this.#fail(this.#state.cause);
+      return;
+    }
+    this.#enter({ phase: "ended" });
+    this.#parts.trace.ended("lost");
+    this.#abort.abort(new ArcpError("CANCELLED", "This process stops; another one goes on with the job."));
+    this.#stopChildren();
+    const { log, jobs, logger } = this.#parts;
+    const payload = givenBackPayload(this.clock, {
+      phase: "handed_over",
+      message: "The process that ran this job stops; another one goes on with it.",
+    });
+    const given = log
+      .flush()
+      .then(() => jobs.giveBack({ jobId: this.jobId, runEpoch: log.runEpoch, payload }))
+      .catch((error: unknown) => logger.warn({ err: error, job_id: this.jobId }, "a job was not given back"));
+    const enough = new AbortController();
+    await Promise.race([given, sleep(this.clock, GIVE_BACK_MS, enough.signal).catch(() => undefined)]);
+    enough.abort();
+    log.abandon("Another process goes on with the job.");
   }
 
   /** Opens the result for writing in pieces (see `JobContext.stream`). */

@@ -2,7 +2,7 @@ import { type Clock, sleep } from "../../clock.ts";
 import { Authority } from "../../lease/index.ts";
 import type { Logger } from "../../logger.ts";
 import type { ArcpError } from "../../protocol/index.ts";
-import type { AppendBatch, NewJob, SweepAnswer } from "../../store/store.ts";
+import type { AppendBatch, NewJob, Store, SweepAnswer } from "../../store/store.ts";
 import type { ToolRegistry } from "../acting/tools.ts";
 import type { ResolvedAgent } from "../agents.ts";
 import type { CredentialKeeper } from "../credentials/keeper.ts";
@@ -17,6 +17,15 @@ import { JobLog, type LogWriter } from "./log-writer.ts";
 import type { RecentEvents } from "./recent-events.ts";
 import { JobRun } from "./run.ts";
 
+/** A later attempt at a job. */
+export interface Attempt {
+  attempt: number;
+  lastN: number;
+  checkpoint: string | undefined;
+  /** Charged with what the attempts before have spent. */
+  authority: Authority;
+}
+
 /** A job that the store has just taken as this node's, at `runEpoch` 1. */
 export interface JobStart {
   job: NewJob;
@@ -27,6 +36,8 @@ export interface JobStart {
   parent?: { run: ParentRun; authority: Authority };
   /** @default 1 */
   runEpoch?: number;
+  /** Of one that was given back: what the attempts before have left. */
+  again?: Attempt;
   /** Where the job is a turn of a conversation. */
   turn?: RunningTurn | undefined;
   /** Of a submitted job. */
@@ -35,6 +46,7 @@ export interface JobStart {
 
 /** The jobs that this process runs. */
 export class RunningJobs {
+  readonly #store: Store;
   readonly #writer: LogWriter;
   readonly #recent: RecentEvents;
   readonly #limits: { cancelGraceMs: number; maxResultBytes: number };
@@ -68,6 +80,7 @@ export class RunningJobs {
     clock: Clock;
     logger: Logger;
   }) {
+    this.#store = parts.delegation.store;
     this.#writer = parts.writer;
     this.#recent = parts.recent;
     this.#limits = { cancelGraceMs: parts.cancelGraceMs, maxResultBytes: parts.maxResultBytes };
@@ -106,13 +119,18 @@ export class RunningJobs {
     void submit.finally(() => this.#admissions.delete(submit));
   }
 
-  start({ job, agent, input, principal, parent, origin, turn, runEpoch = 1 }: JobStart): JobRun {
+  start({ job, agent, input, principal, parent, origin, turn, again, runEpoch = 1 }: JobStart): JobRun {
     const running = this.#runs.get(job.jobId);
     if (running !== undefined) return running;
     const { turns } = this;
-    const authority = parent?.authority ?? new Authority({ lease: job.lease, expiresAtMs: job.leaseExpiresAt });
+    const authority =
+      parent?.authority ?? again?.authority ?? new Authority({ lease: job.lease, expiresAtMs: job.leaseExpiresAt });
     const run = new JobRun({
-      log: new JobLog(this.#writer, job.jobId, runEpoch, 0, turn && this.handOver),
+      log: new JobLog(this.#writer, job.jobId, runEpoch, again?.lastN ?? 0, turn && this.handOver),
+      restartable: (job.restarts ?? 0) > 0,
+      attempt: again?.attempt ?? 1,
+      lastCheckpoint: again?.checkpoint,
+      jobs: this.#store.jobs,
       agent: agent.label,
       handler:
         turn === undefined || turns === undefined
@@ -209,21 +227,24 @@ export class RunningJobs {
     this.#runs.clear();
   }
 
-  /** Waits for the running jobs for `drainMs`, then ends what is left with `cause` (SRV-5). */
+  /** Waits for the running jobs for `drainMs`, then gives back what may run elsewhere and ends the rest with `cause` (SRV-5, CLU-5). */
   async drain(drainMs: number, cause: ArcpError): Promise<void> {
     const all = async () => {
       await Promise.all(this.#admissions);
       await Promise.all([...this.#runs.values()].map((run) => run.closed));
     };
-    const endAll = () => {
-      for (const run of this.#runs.values()) run.end(cause);
+    const endAll = async () => {
+      const runs = [...this.#runs.values()];
+      const given = runs.filter((run) => run.restartable).map((run) => run.giveBack());
+      for (const run of runs) if (!run.restartable) run.end(cause);
+      await Promise.all(given);
     };
     const allEnded = new AbortController();
     void all().then(() => allEnded.abort());
     await sleep(this.#clock, drainMs, allEnded.signal).catch(() => undefined);
-    endAll();
+    await endAll();
     await Promise.all(this.#admissions);
-    endAll();
+    await endAll();
     await all();
   }
 }

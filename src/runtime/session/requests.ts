@@ -225,6 +225,7 @@ export class Requests {
         leaseExpiresAt: expiresAt === undefined ? undefined : parseExpiry(expiresAt, clock.wall()),
         traceId,
         maxRuntimeMs: payload.max_runtime_sec === undefined ? undefined : payload.max_runtime_sec * 1000,
+        restarts: agent.restarts,
       };
       // Whoever wants none waits for nothing.
       provisioned = this.#wantsCredentials() ? await this.#provision(job) : {};

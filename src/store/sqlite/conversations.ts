@@ -19,8 +19,8 @@ import { releaseBindings } from "./bindings.ts";
 import type { Database } from "./database.ts";
 import type { Engine } from "./engine.ts";
 import { endJob, headOf, insertJob, runsTooMany, wishEnd } from "./jobs.ts";
-import { requireLiveNode } from "./nodes.ts";
-import { FREE_LOCK, lockForTurn, takeHead } from "./turns.ts";
+import { requireLiveNode } from "./live-node.ts";
+import { FREE_LOCK, lockForTurn, STARTED_ONCE, takeHead } from "./turns.ts";
 
 interface ConversationRow {
   conversation_key: number;
@@ -433,11 +433,20 @@ export function placeTurn(db: Database, turn: NewTurn, by: { now: number }): Pla
       "SELECT count(*) AS count FROM turns WHERE conversation_key = ? AND state = 'queued' AND ahead = 1",
       row.conversation_key,
     );
-    const interrupted = held ? (row.lock_job_id ?? undefined) : undefined;
+    const interrupted = (held ? row.lock_job_id : startedOnce(db, row)) ?? undefined;
     return { row, place: { ...base, interrupted, state: "queued", place: (ahead?.count ?? 0) + 1 } };
   }
   return { row, place: { ...base, state: "queued", place: row.queued + 1 } };
 }
+
+/** The job of a turn that was given back and waits to be run again. */
+const startedOnce = (db: Database, row: ConversationRow): string | undefined =>
+  db.get<{ job_id: string }>(
+    `SELECT j.job_id FROM turns t JOIN jobs j ON j.job_key = t.job_key
+     WHERE t.conversation_key = ? AND t.state = 'queued' AND t.ahead = ?`,
+    row.conversation_key,
+    STARTED_ONCE,
+  )?.job_id;
 
 /** Stores a turn with its job, as it was placed. @returns the job's key */
 export function insertTurn(

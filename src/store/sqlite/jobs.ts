@@ -20,9 +20,10 @@ import {
   type StoredEvent,
   StoreRefusal,
 } from "../store.ts";
+import { claimJobs } from "./claims.ts";
 import type { Database } from "./database.ts";
 import type { Engine } from "./engine.ts";
-import { endTurn, handedOver, takeHead } from "./turns.ts";
+import { endTurn, handedOver, queueAgain, takeHead } from "./turns.ts";
 
 /** Bounds of a page (STO-7). */
 const PAGE_EVENTS = 512;
@@ -63,6 +64,25 @@ export function jobFacet(engine: Engine): JobFacet {
     list: (query) => engine.read((db) => list(db, query)),
     spawn: (child) =>
       engine.write((db) => spawn(db, child), { rows: 3, bytes: child.job.input.length + child.acceptedPayload.length }),
+    descendants: (jobId) => engine.read((db) => descendants(db, jobId)),
+    checkpoint: ({ jobId, runEpoch, value }) =>
+      engine.write(
+        (db) => {
+          const { job_key } = runningHead(db, jobId, runEpoch);
+          db.run("INSERT OR REPLACE INTO checkpoints (job_key, value) VALUES (?, ?)", job_key, value);
+        },
+        { rows: 1, bytes: value.length },
+      ),
+    giveBack: ({ jobId, runEpoch, payload }) =>
+      engine.write((db) => {
+        giveBack(db, runningHead(db, jobId, runEpoch), payload);
+        db.touch({ jobId });
+      }),
+    async claim(claim) {
+      // A look costs no lock, and mostly there is nothing.
+      const waiting = await engine.read((db) => db.get("SELECT 1 FROM job_heads WHERE orphaned = 1 LIMIT 1"));
+      return waiting === undefined ? [] : await engine.write((db) => claimJobs(db, claim));
+    },
     requestCancel: (wish) => engine.write((db) => requestCancel(db, wish)),
   };
 }
@@ -112,13 +132,14 @@ export function insertJob(db: Database, job: NewJob, origin: JobOrigin): number 
   ) as { job_key: number };
   db.run(
     `INSERT INTO job_heads (job_key, principal, node_id, state, run_epoch, last_n, floor_n, bytes, cancel_requested,
-       cancel_reason, result_n, ended_at)
-     VALUES (?, ?, ?, ?, ?, 0, 0, 0, 0, NULL, NULL, NULL)`,
+       cancel_reason, result_n, ended_at, restarts_left)
+     VALUES (?, ?, ?, ?, ?, 0, 0, 0, 0, NULL, NULL, NULL, ?)`,
     jobKey,
     origin.principal,
     origin.nodeId,
     origin.pending === true ? "pending" : "running",
     origin.pending === true ? 0 : 1,
+    job.restarts ?? 0,
   );
   return jobKey;
 }
@@ -144,6 +165,16 @@ function spawn(db: Database, child: NewChild): void {
     acceptedPayload,
     now,
   });
+}
+
+/** @throws StoreRefusal unknown_job, job_ended, stale_run */
+function runningHead(db: Database, jobId: string, runEpoch: number): JobHead {
+  const head = headOf(db, jobId);
+  if (head === undefined) {
+    throw unknownJob(jobId);
+  }
+  requireRunning(head, jobId, runEpoch);
+  return head;
 }
 
 /** @throws StoreRefusal job_ended, stale_run (law 3) */
@@ -279,7 +310,7 @@ function closeHead(
   now: number,
 ): number | undefined {
   db.run(
-    `UPDATE job_heads SET last_n = ?, bytes = bytes + ?, state = ?, ended_at = ?, run_epoch = run_epoch + 1
+    `UPDATE job_heads SET last_n = ?, bytes = bytes + ?, state = ?, ended_at = ?, run_epoch = run_epoch + 1, orphaned = 0
      WHERE job_key = ?`,
     lastN,
     bytes,
@@ -303,6 +334,35 @@ export function endJob(
   insertEvents(db, job.job_key, job.run_epoch + 1, [terminal]);
   closeHead(db, job.job_key, job.last_n + 1, Buffer.byteLength(end.payload), end.status, end.now);
 }
+
+/** Ends a live job's attempt from outside; the job waits for the next. As in {@link endJob}, the event is not its run's. */
+export function giveBack(
+  db: Database,
+  job: { job_key: number; last_n: number; run_epoch: number },
+  payload: string,
+): void {
+  const n = job.last_n + 1;
+  insertEvents(db, job.job_key, job.run_epoch + 1, [{ n, kind: "status", payload }]);
+  db.run(
+    `UPDATE job_heads SET last_n = ?, bytes = bytes + ?, state = 'pending', node_id = '', run_epoch = run_epoch + 1,
+       attempt = attempt + 1, orphaned = ? WHERE job_key = ?`,
+    n,
+    Buffer.byteLength(payload),
+    queueAgain(db, job.job_key) ? 0 : 1,
+    job.job_key,
+  );
+}
+
+const descendants = (db: Database, jobId: string): string[] =>
+  db
+    .all<{ job_id: string }>(
+      `WITH RECURSIVE tree(job_id) AS (
+         SELECT job_id FROM jobs WHERE parent_job_id = ?
+         UNION ALL SELECT j.job_id FROM jobs j JOIN tree ON j.parent_job_id = tree.job_id)
+       SELECT job_id FROM tree`,
+      jobId,
+    )
+    .map((row) => row.job_id);
 
 /** A wish that a job ends. */
 interface EndWish {

@@ -2,22 +2,15 @@
  * Nodes: who is alive, and the burial of who is not. A live node holds the lock of its own small file
  * (node-lock.ts), which is the proof; heartbeats are for a process that hangs.
  */
-import { type Burial, type NodeFacet, type NodeRecord, StoreRefusal } from "../store.ts";
+import type { Burial, NodeFacet, NodeRecord } from "../store.ts";
 import type { Database } from "./database.ts";
 import type { Engine } from "./engine.ts";
-import { endJob } from "./jobs.ts";
+import { endJob, giveBack } from "./jobs.ts";
 import type { NodeLocks } from "./node-lock.ts";
 import { FREE_LOCK } from "./turns.ts";
 
 /** Jobs that one step of a burial ends. */
 const JOBS_PER_STEP = 64;
-
-/** @throws StoreRefusal dead_node, also for a node that left or was never entered */
-export function requireLiveNode(db: Database, nodeId: string): void {
-  if (db.get("SELECT 1 FROM nodes WHERE node_id = ? AND state = 'alive'", nodeId) === undefined) {
-    throw new StoreRefusal("dead_node", `${nodeId} is not a live node`);
-  }
-}
 
 export function nodeFacet(engine: Engine, locks: NodeLocks): NodeFacet {
   return {
@@ -65,7 +58,8 @@ export function nodeFacet(engine: Engine, locks: NodeLocks): NodeFacet {
       if (step.buried) {
         locks.remove(burial.nodeId);
       }
-      return { endedJobIds: step.endedJobIds, more: step.more };
+      const { buried: _, ...told } = step;
+      return told;
     },
 
     async leave(nodeId, now) {
@@ -102,13 +96,13 @@ function list(db: Database): Omit<NodeRecord, "provenDead">[] {
     }));
 }
 
-function bury(db: Database, burial: Burial): { endedJobIds: string[]; more: boolean; buried: boolean } {
+function bury(db: Database, burial: Burial): Awaited<ReturnType<NodeFacet["bury"]>> & { buried: boolean } {
   const node = db.get<{ heartbeat: number; state: string }>(
     "SELECT heartbeat, state FROM nodes WHERE node_id = ?",
     burial.nodeId,
   );
   if (node === undefined || node.state === "left" || (node.state === "alive" && node.heartbeat !== burial.heartbeat)) {
-    return { endedJobIds: [], more: false, buried: false };
+    return { endedJobIds: [], givenBackJobIds: [], more: false, buried: false };
   }
   if (node.state === "alive") {
     db.run("UPDATE nodes SET state = 'dead', over_at = ? WHERE node_id = ?", burial.now, burial.nodeId);
@@ -116,19 +110,28 @@ function bury(db: Database, burial: Burial): { endedJobIds: string[]; more: bool
     db.run(`${FREE_LOCK} WHERE lock_node = ? AND lock_holder IS NOT NULL AND lock_job_key IS NULL`, burial.nodeId);
     detachAll(db, burial.nodeId, burial.now);
   }
-  const live = db.all<{ job_key: number; job_id: string; last_n: number; run_epoch: number }>(
-    `SELECT h.job_key, j.job_id, h.last_n, h.run_epoch FROM job_heads h JOIN jobs j ON j.job_key = h.job_key
+  const live = db.all<{ job_key: number; job_id: string; last_n: number; run_epoch: number; again: number }>(
+    `SELECT h.job_key, j.job_id, h.last_n, h.run_epoch, h.restarts_left > 0 AND h.cancel_requested = 0 AS again
+     FROM job_heads h JOIN jobs j ON j.job_key = h.job_key
      WHERE h.node_id = ? AND h.ended_at IS NULL ORDER BY h.job_key LIMIT ?`,
     burial.nodeId,
     JOBS_PER_STEP + 1,
   );
-  const ending = live.slice(0, JOBS_PER_STEP);
-  for (const job of ending) {
+  const endedJobIds: string[] = [];
+  const givenBackJobIds: string[] = [];
+  for (const job of live.slice(0, JOBS_PER_STEP)) {
     db.touch({ jobId: job.job_id });
-    endJob(db, job, { kind: "job.error", payload: burial.jobErrorPayload, status: "error", now: burial.now });
+    if (job.again === 1 && burial.givenBackPayload !== undefined) {
+      db.run("UPDATE job_heads SET restarts_left = restarts_left - 1 WHERE job_key = ?", job.job_key);
+      giveBack(db, job, burial.givenBackPayload);
+      givenBackJobIds.push(job.job_id);
+    } else {
+      endJob(db, job, { kind: "job.error", payload: burial.jobErrorPayload, status: "error", now: burial.now });
+      endedJobIds.push(job.job_id);
+    }
   }
-  const more = live.length > ending.length;
-  return { endedJobIds: ending.map((job) => job.job_id), more, buried: !more };
+  const more = live.length > JOBS_PER_STEP;
+  return { endedJobIds, givenBackJobIds, more, buried: !more };
 }
 
 /** A node that leaves jobs behind, against its promise, is dead rather than gone: somebody must bury them. */

@@ -23,7 +23,7 @@ import type { Database } from "./database.ts";
 import type { Engine } from "./engine.ts";
 import { openFollowAt } from "./follows.ts";
 import { headOf, insertJob, type JobHead, runsTooMany, unknownJob, wishEnd } from "./jobs.ts";
-import { requireLiveNode } from "./nodes.ts";
+import { requireLiveNode } from "./live-node.ts";
 import { storeReply } from "./replies.ts";
 import { fence, type SessionRow } from "./sessions.ts";
 

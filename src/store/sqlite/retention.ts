@@ -108,6 +108,7 @@ function removeJob(db: Database, policy: RetentionPolicy): RetentionStep | undef
   db.run("DELETE FROM idempotency WHERE job_key = ?", job.job_key);
   db.run("DELETE FROM turns WHERE job_key = ?", job.job_key);
   db.run("DELETE FROM questions WHERE job_key = ?", job.job_key);
+  db.run("DELETE FROM checkpoints WHERE job_key = ?", job.job_key);
   releaseCredentials(db, job.job_key);
   db.run("DELETE FROM job_heads WHERE job_key = ?", job.job_key);
   db.run("DELETE FROM jobs WHERE job_key = ?", job.job_key);

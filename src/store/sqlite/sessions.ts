@@ -19,7 +19,7 @@ import {
 import type { Database } from "./database.ts";
 import type { Engine } from "./engine.ts";
 import { followChild, openFollows } from "./follows.ts";
-import { requireLiveNode } from "./nodes.ts";
+import { requireLiveNode } from "./live-node.ts";
 import { owedChildren, owedReplies, settleReplies, storeChildReply } from "./replies.ts";
 
 /** Tokens that stay valid after the one that was presented last (RES-6). */

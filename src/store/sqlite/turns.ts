@@ -3,8 +3,8 @@
  * row. Here is what happens within the commits that end a job: its turn ends, its lock is free, and the next turn
  * has it (law 6).
  */
-import type { Lease } from "../../protocol/index.ts";
 import type { ClaimedTurn, TurnClaim } from "../store.ts";
+import { CLAIM_COLUMNS, type ClaimRow, startAgain, toClaimedJob } from "./claims.ts";
 import type { Database } from "./database.ts";
 
 /** Ends the turn of a job, if it is one: its lock is free, or its place in the queue. */
@@ -25,28 +25,39 @@ export function endTurn(db: Database, jobKey: number): number | undefined {
   return turn.conversation_key;
 }
 
+/** A turn whose job was given back waits again, before everybody else. @returns false for a job that is no turn */
+export function queueAgain(db: Database, jobKey: number): boolean {
+  const turn = db.get<{ conversation_key: number }>(
+    "SELECT conversation_key FROM turns WHERE job_key = ? AND state = 'running'",
+    jobKey,
+  );
+  if (turn === undefined) {
+    return false;
+  }
+  db.run("UPDATE turns SET state = 'queued', ahead = ?, lock_epoch = NULL WHERE job_key = ?", STARTED_ONCE, jobKey);
+  db.run(
+    `${FREE_LOCK}, queued = queued + 1 WHERE conversation_key = ? AND lock_job_key = ?`,
+    turn.conversation_key,
+    jobKey,
+  );
+  return true;
+}
+
+/** In `turns.ahead`: before those that interrupt, which have 1. */
+export const STARTED_ONCE = 2;
+
 export const FREE_LOCK = `UPDATE conversations SET lock_holder = NULL, lock_node = NULL, lock_acquired_at = NULL,
   lock_expires_at = NULL, lock_job_key = NULL`;
 
-interface TurnRow {
+interface TurnRow extends ClaimRow {
   conversation_id: string;
   lock_epoch: number;
-  run_epoch: number;
   job_key: number;
-  job_id: string;
-  principal: string;
-  agent: string;
-  input: string;
-  lease: string;
-  lease_expires_at: number | null;
-  trace_id: string;
-  max_runtime_ms: number | null;
   user_id: string;
   ttl_ms: number;
 }
 
-const SELECT_TURN = `SELECT c.conversation_id, c.lock_epoch, h.run_epoch, t.job_key, j.job_id, j.principal, j.agent, j.input,
-    j.lease, j.lease_expires_at, j.trace_id, j.max_runtime_ms, t.user_id, t.ttl_ms
+const SELECT_TURN = `SELECT c.conversation_id, c.lock_epoch, t.job_key, t.user_id, t.ttl_ms, ${CLAIM_COLUMNS}
   FROM conversations c JOIN turns t ON t.conversation_key = c.conversation_key
     JOIN jobs j ON j.job_key = t.job_key JOIN job_heads h ON h.job_key = t.job_key`;
 
@@ -67,11 +78,7 @@ export function takeHead(db: Database, conversationKey: number, claim: TurnClaim
   lockForTurn(db, conversationKey, { jobKey: head.job_key, jobId: head.job_id, ttlMs: head.ttl_ms, lockEpoch }, claim);
   db.run("UPDATE conversations SET queued = queued - 1 WHERE conversation_key = ?", conversationKey);
   db.run("UPDATE turns SET state = 'running', lock_epoch = ? WHERE job_key = ?", lockEpoch, head.job_key);
-  db.run(
-    "UPDATE job_heads SET state = 'running', node_id = ?, run_epoch = run_epoch + 1 WHERE job_key = ?",
-    claim.nodeId,
-    head.job_key,
-  );
+  startAgain(db, head.job_key, claim.nodeId);
   db.touch({ jobId: head.job_id });
   return toClaimed({ ...head, lock_epoch: lockEpoch, run_epoch: head.run_epoch + 1 });
 }
@@ -101,18 +108,8 @@ export function handedOver(
 }
 
 const toClaimed = (row: TurnRow): ClaimedTurn => ({
-  job: {
-    jobId: row.job_id,
-    agent: row.agent,
-    input: row.input,
-    lease: JSON.parse(row.lease) as Lease,
-    leaseExpiresAt: row.lease_expires_at ?? undefined,
-    traceId: row.trace_id,
-    maxRuntimeMs: row.max_runtime_ms ?? undefined,
-  },
-  principal: row.principal,
+  ...toClaimedJob(row),
   userId: row.user_id,
-  runEpoch: row.run_epoch,
   conversationId: row.conversation_id,
   lockEpoch: row.lock_epoch,
   ttlMs: row.ttl_ms,

@@ -718,10 +718,13 @@ function queues(it: Case): void {
     await scene.clock.advance(10);
     const next = await end(scene, "job_1", { by: OTHER_NODE });
     assert.deepEqual(next, {
-      job: newJob("job_2"),
+      job: { ...newJob("job_2"), restarts: 0 },
       principal: "alice",
       userId: "bea",
       runEpoch: 1,
+      attempt: 1,
+      lastN: 0,
+      checkpoint: undefined,
       conversationId: PLACE,
       lockEpoch: 2,
       ttlMs: 7_000,
@@ -1094,7 +1097,7 @@ function deaths(it: Case): void {
     await say(scene, "job_1");
     await say(scene, "job_2");
     await say(scene, "job_3");
-    assert.deepEqual(await bury(scene), { endedJobIds: ["job_1"], more: false });
+    assert.deepEqual(await bury(scene), { endedJobIds: ["job_1"], givenBackJobIds: [], more: false });
     assert.equal(await lockOf(scene), undefined);
     await endedWith(scene, "job_1", errorPayload("its node died"));
     await scene.appendRefused("job_ended", ending(scene, "job_1", {}));
