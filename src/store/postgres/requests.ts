@@ -19,12 +19,12 @@ import type {
 import { insertTurn, lockConversation, placeTurn, repeatedTurn } from "./conversations.ts";
 import type { Transaction } from "./database.ts";
 import type { Engine } from "./engine.ts";
+import { fence, fenceRead, type SessionRow } from "./fence.ts";
 import { openFollowAt } from "./follows.ts";
 import { insertJob, type JobHead, keepJob, lockToEnd, runsTooMany, unknownJob, wishEnd } from "./jobs.ts";
 import { requireLiveNode } from "./nodes.ts";
 import { storeReply } from "./replies.ts";
 import { lockStandings } from "./runs.ts";
-import { fence, fenceRead, type SessionRow } from "./sessions.ts";
 
 export function requestFacet(engine: Engine): RequestFacet {
   return {

@@ -13,10 +13,10 @@ import {
 } from "../store.ts";
 import type { Transaction } from "./database.ts";
 import type { Engine } from "./engine.ts";
+import { fence } from "./fence.ts";
 import { followChild } from "./follows.ts";
 import { GroupCommit } from "./group-commit.ts";
 import { storeChildReply } from "./replies.ts";
-import { fence } from "./sessions.ts";
 
 const SESSIONS_PER_CALL = 64;
 const RUNS_PER_CALL = 512;

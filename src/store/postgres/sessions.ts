@@ -1,7 +1,4 @@
-/**
- * Sessions: who may attach, under which epoch, and which numbers were given. `fence` is the check that
- * every write of a connection starts with (law 3).
- */
+/** Sessions: who may attach, under which epoch, and which numbers were given. */
 import { timingSafeEqual } from "node:crypto";
 import {
   type AttachedSession,
@@ -15,6 +12,7 @@ import {
 } from "../store.ts";
 import type { Transaction } from "./database.ts";
 import type { Engine } from "./engine.ts";
+import { fence, fenceRead, SESSION_COLUMNS, type SessionRow, superseded } from "./fence.ts";
 import { openFollows } from "./follows.ts";
 import { deadNode, keepAlive } from "./nodes.ts";
 import { owedChildren, owedReplies, settledReplies } from "./replies.ts";
@@ -24,56 +22,6 @@ import { lockStandings, runWriter } from "./runs.ts";
 const NEWEST_TOKENS = 7;
 /** So near to a limit, those who count wait for each other. */
 const NEAR_LIMIT = 64;
-
-export interface SessionRow {
-  session_key: number;
-  session_id: string;
-  principal: string;
-  connection_epoch: number;
-  resumable_until: number | null;
-  instance: string | null;
-  attempt: number | null;
-  last_seq: number;
-  acked_seq: number;
-  seq_floor: number;
-}
-
-const SESSION_COLUMNS = `s.session_key, s.session_id, s.principal, s.connection_epoch, s.resumable_until, s.instance,
-  s.attempt, s.last_seq, s.acked_seq, s.seq_floor`;
-
-const superseded = (ref: ConnectionRef, newest: number | undefined) =>
-  new StoreRefusal(
-    "superseded",
-    `connection ${ref.connectionEpoch} of ${ref.sessionId} is not the newest (${newest ?? "gone"})`,
-  );
-
-/**
- * The session of the newest connection, locked: the last lock of a transaction.
- *
- * @throws StoreRefusal superseded, also for a session that is gone
- */
-export async function fence(db: Transaction, ref: ConnectionRef): Promise<SessionRow> {
-  const session = await db.get<SessionRow>(
-    `SELECT ${SESSION_COLUMNS} FROM $.sessions s WHERE s.session_id = $1 FOR UPDATE`,
-    ref.sessionId,
-  );
-  if (session === undefined || session.connection_epoch !== ref.connectionEpoch) {
-    throw superseded(ref, session?.connection_epoch);
-  }
-  return session;
-}
-
-/** The same for what is only read. @returns its key */
-export async function fenceRead(db: Transaction, ref: ConnectionRef): Promise<number> {
-  const session = await db.get<{ session_key: number; connection_epoch: number }>(
-    "SELECT session_key, connection_epoch FROM $.sessions WHERE session_id = $1",
-    ref.sessionId,
-  );
-  if (session === undefined || session.connection_epoch !== ref.connectionEpoch) {
-    throw superseded(ref, session?.connection_epoch);
-  }
-  return session.session_key;
-}
 
 export function sessionFacet(engine: Engine): SessionFacet {
   return {
