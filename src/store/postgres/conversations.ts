@@ -58,7 +58,7 @@ export function conversationFacet(engine: Engine): ConversationFacet {
       // Nearly always it is there.
       const known = await engine.single((db) => find(db, conversation.conversationId));
       if (known !== undefined) return { conversation: toRecord(known), created: false };
-      return await engine.write(async (db) => {
+      return await engine.writeInOrder(conversation.conversationId, async (db) => {
         await announce(db, conversation.conversationId);
         const created = await insertConversation(db, conversation);
         return { conversation: toRecord(await existing(db, conversation.conversationId)), created };
@@ -67,13 +67,14 @@ export function conversationFacet(engine: Engine): ConversationFacet {
     get: (conversationId) => engine.single(async (db) => optional(await find(db, conversationId))),
     list: (query) => engine.single((db) => list(db, query)),
     turns: (conversationId, limit) => engine.read((db) => turns(db, conversationId, limit)),
-    delete: (conversationId, now) => engine.write((db) => removeConversation(db, conversationId, now)),
-    acquire: (claim) => engine.write((db) => acquire(db, claim)),
+    delete: (conversationId, now) =>
+      engine.writeInOrder(conversationId, (db) => removeConversation(db, conversationId, now)),
+    acquire: (claim) => engine.writeInOrder(claim.conversationId, (db) => acquire(db, claim)),
     refresh: (refs, ttlMs) =>
       refs.length === 0 ? Promise.resolve([]) : engine.write((db) => refresh(db, refs, ttlMs)),
     release: (ref) => engine.single((db) => release(db, ref)),
     breakLock: (given) =>
-      engine.write(async (db) => {
+      engine.writeInOrder(given.conversationId, async (db) => {
         const row = await locked(db, given.conversationId);
         const lock = lockOf(row);
         if (lock === undefined) {
@@ -85,7 +86,7 @@ export function conversationFacet(engine: Engine): ConversationFacet {
         return lock;
       }),
     startTurn: (given) =>
-      engine.write(async (db) => {
+      engine.writeInOrder(given.turn.conversation.conversationId, async (db) => {
         await requireLiveNode(db, given.nodeId);
         await lockConversation(db, given.turn.conversation.conversationId);
         const repeated = await repeatedTurn(db, given.turn);

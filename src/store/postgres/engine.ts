@@ -17,6 +17,7 @@ import { type Clock, sleep } from "../../clock.ts";
 import type { Logger } from "../../logger.ts";
 import { type Hint, StoreRefusal, StoreUnavailable } from "../store.ts";
 import { type Dialect, isConflict, isLost, QueryTimeout, storeError, Transaction } from "./database.ts";
+import { Lanes } from "./lanes.ts";
 import type { Connections, PooledClient } from "./pool.ts";
 
 /** Tries of one operation. The first retries come at once, the later ones after a pause. */
@@ -40,6 +41,7 @@ export class Engine {
   readonly #begin: string;
   readonly #beginRead: string;
   readonly #running = new Set<Promise<unknown>>();
+  readonly #lanes = new Lanes();
   #state: "new" | "running" | "stopped" = "new";
   /** Is told what a committed transaction has touched. */
   onTouched: (hints: Iterable<Hint>) => void = () => undefined;
@@ -64,6 +66,19 @@ export class Engine {
    */
   write<T>(run: (db: Transaction) => Promise<T>): Promise<T> {
     return this.track(() => this.writeTracked(run));
+  }
+
+  /** The same, in order. */
+  writeInOrder<T>(key: string, run: (db: Transaction) => Promise<T>): Promise<T> {
+    return this.inOrder(key, () => this.writeTracked(run));
+  }
+
+  /**
+   * Does a piece of work after all of that key that was begun here before: what is written for a session keeps its
+   * order, and who would wait for the same row as another one of this process has no connection meanwhile.
+   */
+  inOrder<T>(key: string, work: () => Promise<T>): Promise<T> {
+    return this.track(() => this.#lanes.run(key, work));
   }
 
   /** The same, for whatever is tracked already: it goes on while the store stops. */

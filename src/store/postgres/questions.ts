@@ -23,7 +23,7 @@ export function questionFacet(engine: Engine): QuestionFacet {
     list: (jobId) => engine.read((db) => list(db, jobId)),
     isSubmitter: (jobId, sessionId) => engine.single((db) => isSubmitter(db, jobId, sessionId)),
     answer: (request) =>
-      engine.write(async (db) => {
+      engine.writeInOrder(request.sessionId, async (db) => {
         // The job's lock comes before the session's.
         const head = await lockHead(db, request.jobId);
         return await once(db, request, async () => framed(await answer(db, head, request), request));

@@ -28,14 +28,14 @@ import { lockStandings } from "./runs.ts";
 
 export function requestFacet(engine: Engine): RequestFacet {
   return {
-    submit: (request) => engine.write((db) => submit(db, request)),
+    submit: (request) => engine.writeInOrder(request.sessionId, (db) => submit(db, request)),
     follow: (request) =>
-      engine.write(async (db) => {
+      engine.writeInOrder(request.sessionId, async (db) => {
         const head = await keepJob(db, request.jobId);
         return await once(db, request, async (session) => framed(await follow(db, session, head, request), request));
       }),
     unfollow: (request) =>
-      engine.write(async (db) => {
+      engine.writeInOrder(request.sessionId, async (db) => {
         await lockStandings(db, request.sessionId, [request.jobId]);
         return await once(db, request, async (session) => ({
           answer: await unfollow(db, session, request.jobId),
@@ -43,13 +43,13 @@ export function requestFacet(engine: Engine): RequestFacet {
         }));
       }),
     cancel: (request) =>
-      engine.write(async (db) => {
+      engine.writeInOrder(request.sessionId, async (db) => {
         const head = (await lockToEnd(db, [request.jobId])).get(request.jobId);
         return await once(db, request, async (session) => framed(await cancel(db, session, head, request), request));
       }),
     find: (request) => engine.read(async (db) => processed(db, await fenceRead(db, request), request)),
     note: (request) =>
-      engine.write((db) =>
+      engine.writeInOrder(request.sessionId, (db) =>
         once(db, request, async () => ({ answer: { outcome: "noted" as const }, frame: request.frame })),
       ),
   };

@@ -37,7 +37,7 @@ export function runWriter(engine: Engine): SessionFacet["storeRuns"] {
     call: (items) => engine.singleTracked((db) => storePlain(db, items)),
     alone: (item) => engine.writeTracked((db) => storeRuns(db, item)),
   });
-  return (ref, runs, frameChild) => engine.track(() => group.add({ ref, runs, frameChild }));
+  return (ref, runs, frameChild) => engine.inOrder(ref.sessionId, () => group.add({ ref, runs, frameChild }));
 }
 
 /** Whether the runs fit together; whether they fit the session is the server's to see. */

@@ -29,7 +29,7 @@ export function sessionFacet(engine: Engine): SessionFacet {
     attach: (request) => engine.write((db) => attach(db, request)),
     detach: (ref, now) => engine.single((db) => detach(db, ref, now)),
     storeRuns: runWriter(engine),
-    storeNotice: (ref, notice) => engine.write((db) => storeNotice(db, ref, notice)),
+    storeNotice: (ref, notice) => engine.writeInOrder(ref.sessionId, (db) => storeNotice(db, ref, notice)),
     readRuns: (ref, afterSeq, limit) => engine.single((db) => readRuns(db, ref, afterSeq, limit)),
     readChildren: (ref, afterSeq, throughSeq) =>
       engine.read(async (db) => owedChildren(db, await fenceRead(db, ref), afterSeq, throughSeq)),
