@@ -38,3 +38,7 @@ export async function emptyStore(): Promise<string> {
   })();
   return (await server.createDatabase(await template)).url;
 }
+
+/** For the `skip` of a case that says nothing over PostgreSQL. */
+export const skippedOverPostgres = (reason: string): string | false =>
+  process.env["HOLDFAST_TEST_STORE"] === "postgres" ? reason : false;
