@@ -16,8 +16,8 @@ const BYTES_PER_EVENT = 512;
 
 interface Item {
   batch: AppendBatch;
-  /** As UTF-8. */
-  payloads: Buffer[];
+  /** Of each payload, as UTF-8. */
+  lengths: number[];
   bytes: number;
 }
 
@@ -26,7 +26,7 @@ export function appender(engine: Engine): (batch: AppendBatch) => Promise<Append
     key: ({ batch }) => batch.jobId,
     maxItems: JOBS_PER_CALL,
     maxWeight: BYTES_PER_CALL,
-    weight: ({ bytes, payloads }) => bytes + payloads.length * BYTES_PER_EVENT,
+    weight: ({ bytes, lengths }) => bytes + lengths.length * BYTES_PER_EVENT,
     isPlain: ({ batch: { events, end, handOver } }) =>
       events.length > 0 && isConsecutive(events) && (end === undefined || handOver === undefined),
     call: (items) => engine.singleTracked((db) => appendPlain(db, items)),
@@ -34,8 +34,8 @@ export function appender(engine: Engine): (batch: AppendBatch) => Promise<Append
   });
   return (batch) =>
     engine.track(() => {
-      const payloads = batch.events.map((event) => Buffer.from(event.payload));
-      return group.add({ batch, payloads, bytes: payloads.reduce((sum, { length }) => sum + length, 0) });
+      const lengths = batch.events.map((event) => Buffer.byteLength(event.payload));
+      return group.add({ batch, lengths, bytes: lengths.reduce((sum, length) => sum + length, 0) });
     });
 }
 
@@ -54,17 +54,15 @@ async function appendPlain(db: Transaction, given: readonly Item[]): Promise<Map
   const ns: number[] = [];
   const kinds: string[] = [];
   const starts: number[] = [];
-  const lengths: number[] = [];
-  let start = 1;
-  for (const [index, { batch, payloads }] of given.entries()) {
-    for (const [i, { n, kind }] of batch.events.entries()) {
-      const { length } = payloads[i] as Buffer;
+  const payloads = Buffer.allocUnsafe(given.reduce((sum, { bytes }) => sum + bytes, 0));
+  let written = 0;
+  for (const [index, { batch }] of given.entries()) {
+    for (const { n, kind, payload } of batch.events) {
       items.push(index + 1);
       ns.push(n);
       kinds.push(kind);
-      starts.push(start);
-      lengths.push(length);
-      start += length;
+      starts.push(written + 1);
+      written += payloads.write(payload, written);
     }
   }
   const batches = given.map((item) => item.batch);
@@ -82,8 +80,8 @@ async function appendPlain(db: Transaction, given: readonly Item[]): Promise<Map
     ns,
     kinds,
     starts,
-    lengths,
-    Buffer.concat(given.flatMap((item) => item.payloads)),
+    given.flatMap((item) => item.lengths),
+    payloads,
   );
   const taken = new Map<Item, AppendResult>();
   for (const position of row?.taken ?? []) {

@@ -77,11 +77,27 @@ const TYPES: NonNullable<PostgresQuery["types"]> = {
   },
 };
 
-/** A `SqlValue` as `pg` is to get it: it takes a byte array for a Buffer only where it is one. */
-const parameter = (value: SqlValue): unknown =>
-  value instanceof Uint8Array && !Buffer.isBuffer(value)
-    ? Buffer.from(value.buffer, value.byteOffset, value.byteLength)
-    : value;
+/** A `SqlValue` as `pg` is to get it. */
+function parameter(value: SqlValue): unknown {
+  if (value instanceof Uint8Array) {
+    return Buffer.isBuffer(value) ? value : Buffer.from(value.buffer, value.byteOffset, value.byteLength);
+  }
+  return Array.isArray(value) ? arrayText(value) : value;
+}
+
+const NEEDS_NO_QUOTES = /^[a-z0-9_.-]+$/;
+
+/** A list as PostgreSQL reads one. `pg` quotes and escapes every element, which on the append path is too much. */
+function arrayText(list: readonly (string | number | boolean | null)[]): string {
+  let text = "{";
+  for (const [i, element] of list.entries()) {
+    if (i > 0) text += ",";
+    if (typeof element !== "string") text += element === null ? "NULL" : String(element);
+    else if (NEEDS_NO_QUOTES.test(element) && element !== "null") text += element;
+    else text += `"${element.replace(/["\\]/g, "\\$&")}"`;
+  }
+  return `${text}}`;
+}
 
 /** The dialect of one store: its schema's name, and where its time comes from. */
 export class Dialect {

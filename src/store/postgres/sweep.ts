@@ -20,11 +20,10 @@ export async function sweep(db: Transaction, query: SweepQuery): Promise<SweepAn
   const rows = await db.all<SweptRow>(
     `SELECT s.session_id, s.connection_epoch, NULL AS job_id, NULL AS last_n, NULL AS state, NULL AS run_epoch,
        NULL AS cancel_requested, NULL AS cancel_reason, NULL AS answers
-     FROM unnest($1::text[]) AS wanted(id) JOIN $.sessions s ON s.session_id = wanted.id
+     FROM $.sessions s WHERE s.session_id = ANY($1)
      UNION ALL
      SELECT NULL, NULL, j.job_id, h.last_n, h.state, h.run_epoch, h.cancel_requested, h.cancel_reason, h.answers
-     FROM unnest($2::text[]) AS wanted(id) JOIN $.jobs j ON j.job_id = wanted.id
-       JOIN $.job_heads h ON h.job_key = j.job_key`,
+     FROM $.jobs j JOIN $.job_heads h ON h.job_key = j.job_key WHERE j.job_id = ANY($2)`,
     query.sessionIds,
     query.jobIds,
   );
