@@ -26,14 +26,14 @@ const NEAR_LIMIT = 64;
 export function sessionFacet(engine: Engine): SessionFacet {
   return {
     create: (session) => engine.write((db) => create(db, session)),
-    attach: (request) => engine.write((db) => attach(db, request)),
-    detach: (ref, now) => engine.single((db) => detach(db, ref, now)),
+    attach: (request) => engine.writeInOrder(request.sessionId, (db) => attach(db, request)),
+    detach: (ref, now) => engine.inOrder(ref.sessionId, () => engine.singleTracked((db) => detach(db, ref, now))),
     storeRuns: runWriter(engine),
     storeNotice: (ref, notice) => engine.writeInOrder(ref.sessionId, (db) => storeNotice(db, ref, notice)),
     readRuns: (ref, afterSeq, limit) => engine.single((db) => readRuns(db, ref, afterSeq, limit)),
     readChildren: (ref, afterSeq, throughSeq) =>
       engine.read(async (db) => owedChildren(db, await fenceRead(db, ref), afterSeq, throughSeq)),
-    ack: (ref, seq) => engine.single((db) => ack(db, ref, seq)),
+    ack: (ref, seq) => engine.inOrder(ref.sessionId, () => engine.singleTracked((db) => ack(db, ref, seq))),
   };
 }
 
