@@ -24,7 +24,7 @@ import { openFollowAt } from "./follows.ts";
 import { insertJob, type JobHead, keepJob, lockToEnd, runsTooMany, unknownJob, wishEnd } from "./jobs.ts";
 import { requireLiveNode } from "./nodes.ts";
 import { storeReply } from "./replies.ts";
-import { lockStandings } from "./runs.ts";
+import { lockFollows } from "./runs.ts";
 
 export function requestFacet(engine: Engine): RequestFacet {
   return {
@@ -32,11 +32,12 @@ export function requestFacet(engine: Engine): RequestFacet {
     follow: (request) =>
       engine.writeInOrder(request.sessionId, async (db) => {
         const head = await keepJob(db, request.jobId);
+        await lockFollows(db, request.sessionId, [request.jobId]);
         return await once(db, request, async (session) => framed(await follow(db, session, head, request), request));
       }),
     unfollow: (request) =>
       engine.writeInOrder(request.sessionId, async (db) => {
-        await lockStandings(db, request.sessionId, [request.jobId]);
+        await lockFollows(db, request.sessionId, [request.jobId]);
         return await once(db, request, async (session) => ({
           answer: await unfollow(db, session, request.jobId),
           frame: undefined,
@@ -101,6 +102,7 @@ async function submit(
   request: SubmitRequest,
 ): Promise<(SubmitOutcome & { frame: string }) | Duplicate> {
   const repeated = (await repeatedSubmit(db, request)) ?? (await repeatedMessage(db, request));
+  if (typeof repeated === "object") await lockFollows(db, request.sessionId, [repeated.head.job_id]);
   return await once(db, request, async (session) => {
     await requireLiveNode(db, request.nodeId);
     const outcome =

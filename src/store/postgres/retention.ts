@@ -44,12 +44,20 @@ export async function retain(db: Transaction, policy: RetentionPolicy): Promise<
 /** Removes a session whose window is over: what hangs on it first, over as many steps as that takes. */
 async function removeSession(db: Transaction, { now }: RetentionPolicy): Promise<RetentionStep | undefined> {
   const session = await db.get<{ session_key: number }>(
-    `SELECT session_key FROM $.sessions WHERE resumable_until < $1 ORDER BY resumable_until LIMIT 1
-     FOR UPDATE SKIP LOCKED`,
+    "SELECT session_key FROM $.sessions WHERE resumable_until < $1 ORDER BY resumable_until LIMIT 1",
     now,
   );
   if (session === undefined) {
     return undefined;
+  }
+  await db.run("SELECT 1 FROM $.follows WHERE session_key = $1 ORDER BY job_key FOR UPDATE", session.session_key);
+  const over = await db.get(
+    "SELECT 1 FROM $.sessions WHERE session_key = $1 AND resumable_until < $2 FOR UPDATE",
+    session.session_key,
+    now,
+  );
+  if (over === undefined) {
+    return { ...NOTHING, more: true };
   }
   // Whatever another node's clock says, it is over from now on.
   await db.run("UPDATE $.sessions SET resumable_until = 0 WHERE session_key = $1", session.session_key);

@@ -131,21 +131,23 @@ export interface Standing {
   floorN: number;
 }
 
-/**
- * How the session's follows of these jobs stand, locked: before the session is, for whoever trims a log locks in that
- * order, and raises its floor meanwhile or before.
- */
-export async function lockStandings(
-  db: Transaction,
-  sessionId: string,
-  jobIds: readonly string[],
-): Promise<Map<string, Standing>> {
+/** Locks the session's follows of these jobs, those that are there: before the session, in the engine's order. */
+export async function lockFollows(db: Transaction, sessionId: string, jobIds: readonly string[]): Promise<void> {
   await db.run(
     `SELECT 1 FROM $.follows f JOIN $.sessions s ON s.session_key = f.session_key JOIN $.jobs j ON j.job_key = f.job_key
      WHERE s.session_id = $1 AND j.job_id = ANY($2) ORDER BY f.job_key FOR UPDATE OF f`,
     sessionId,
     jobIds,
   );
+}
+
+/** How the session's follows of these jobs stand, locked. Whoever trims a log raises its floor later or has before. */
+export async function lockStandings(
+  db: Transaction,
+  sessionId: string,
+  jobIds: readonly string[],
+): Promise<Map<string, Standing>> {
+  await lockFollows(db, sessionId, jobIds);
   const rows = await db.all<{
     job_id: string;
     job_key: number;
@@ -177,6 +179,7 @@ export async function lockStandings(
 }
 
 async function storeRuns(db: Transaction, { ref, runs, frameChild }: Item): Promise<OpenedChild[]> {
+  await lockFollows(db, ref.sessionId, await followsOf(db, runs));
   const standings = await lockStandings(db, ref.sessionId, [...new Set(runs.map((run) => run.jobId))]);
   const session = await fence(db, ref);
   let lastSeq = session.last_seq;
@@ -234,6 +237,19 @@ async function storeRuns(db: Transaction, { ref, runs, frameChild }: Item): Prom
     }
   }
   return opened;
+}
+
+/** The jobs of the runs, and the children that they may open. */
+async function followsOf(db: Transaction, runs: readonly NewRun[]): Promise<string[]> {
+  const jobIds = runs.map((run) => run.jobId);
+  const delegateIds = runs.flatMap((run) => run.delegateIds ?? []);
+  if (delegateIds.length === 0) return jobIds;
+  const children = await db.all<{ job_id: string }>(
+    "SELECT job_id FROM $.jobs WHERE parent_job_id = ANY($1) AND delegate_id = ANY($2)",
+    jobIds,
+    delegateIds,
+  );
+  return [...jobIds, ...children.map((child) => child.job_id)];
 }
 
 /** What is wrong with a run's numbers; `undefined` when they fit. */
