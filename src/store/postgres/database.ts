@@ -216,8 +216,8 @@ export function isConflict(error: unknown): boolean {
   return state === SERIALIZATION_FAILURE || state === DEADLOCK_DETECTED;
 }
 
-/** Class 08, and the server's shutdown, crash and start. */
-const LOST = /^(08...|57P0[1-4])$/;
+/** Class 08, the server's shutdown, crash and start, and what it ended because nothing came within a transaction. */
+const LOST = /^(08...|57P0[1-5]|25P03)$/;
 const SOCKET_ERRORS = new Set([
   "ECONNREFUSED",
   "ECONNRESET",

@@ -16,7 +16,6 @@ export interface PooledClient extends PostgresClient {
 /** A pool: `pg`'s fits. */
 export interface PostgresPool {
   connect(): Promise<PooledClient>;
-  end(): Promise<void>;
   on(event: "error", listener: (error: Error) => void): unknown;
   off(event: "error", listener: (error: Error) => void): unknown;
 }

@@ -9,6 +9,7 @@ import { after, describe, test } from "node:test";
 import pg from "pg";
 import { type PostgresServer, postgresServer, queryOnce } from "../../../test/postgres.ts";
 import { sleep, systemClock } from "../../clock.ts";
+import { ManualClock } from "../../testing/manual-clock.ts";
 import { type AppendBatch, type ConnectionRef, type Hint, type Store, StoreUnavailable } from "../store.ts";
 import { type PooledClient, type PostgresOptions, type PostgresPool, postgres } from "./index.ts";
 
@@ -85,7 +86,6 @@ function tampered(pool: pg.Pool, query: (client: pg.PoolClient, text: string, ru
         },
       });
     },
-    end: () => pool.end(),
     on: pool.on.bind(pool) as PostgresPool["on"],
     off: pool.off.bind(pool) as PostgresPool["off"],
   } satisfies PostgresPool;
@@ -398,16 +398,17 @@ describe("PostgreSQL", { skip }, () => {
     await using place = await Place.make();
     let stall = false;
     const stalled = Promise.withResolvers<void>();
+    const woken = Promise.withResolvers<void>();
     const pool = tampered(place.pool(), async (_client, text, run) => {
       if (stall && text.includes('INSERT INTO "holdfast".jobs')) {
         stall = false;
         stalled.resolve();
-        // As one that was sent SIGSTOP: no word, and no end of the connection.
-        return await new Promise(() => undefined);
+        // As one that was sent SIGSTOP: no word, no end of the connection, and no timer of its own.
+        await woken.promise;
       }
       return await run();
     });
-    const stopping = await place.openOver(pool, { statementTimeoutMs: 200 });
+    const stopping = await place.openOver(pool, { statementTimeoutMs: 200, clock: new ManualClock() });
     const session = await scene(stopping, 1);
     const store = await place.open();
     stall = true;
@@ -415,7 +416,8 @@ describe("PostgreSQL", { skip }, () => {
     await stalled.promise;
     // The session's row is locked until the server has had enough of waiting.
     assert.equal((await submit(store, session, "job_2")).outcome, "created");
-    await begun;
+    woken.resolve();
+    assert.deepEqual(await begun, { outcome: "created", frame: "created" });
   });
 
   // ------------------------------------------------------------------------------------------ hints

@@ -40,7 +40,7 @@ function handedIn(pool: PostgresPool, listenUrl: string | undefined, connectTime
 }
 
 function made(url: string, listenUrl: string, options: { poolSize: number; connectTimeoutMs: number }): Source {
-  let pool: PostgresPool | undefined;
+  let pool: (PostgresPool & { end(): Promise<void> }) | undefined;
   return {
     async open() {
       const { Pool } = await driver();
