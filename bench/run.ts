@@ -20,6 +20,7 @@ import { idleRow } from "./rows/idle.ts";
 import { locksRow } from "./rows/locks.ts";
 import { millionRow } from "./rows/million.ts";
 import { pingRow } from "./rows/ping.ts";
+import { postgresRow, stopPostgres } from "./rows/postgres.ts";
 import { replayRow } from "./rows/replay.ts";
 import { type Figures, median, type Row } from "./rows/row.ts";
 import { subscribersRow } from "./rows/subscribers.ts";
@@ -37,6 +38,7 @@ const ROWS: readonly Row[] = [
   crowdRow,
   locksRow,
   turnsRow,
+  postgresRow,
 ];
 const ROUNDS = 3;
 const BOTH: readonly ServerKind[] = ["baseline", "holdfast"];
@@ -61,6 +63,11 @@ const table = new Table({
 let missed = 0;
 for (const row of ROWS) {
   if (only !== undefined && !only.includes(row.name)) continue;
+  const reason = await row.unavailable?.();
+  if (reason !== undefined) {
+    console.error(`${row.name}: skipped, for ${reason}`);
+    continue;
+  }
   const { holdfast, baseline } = await measured(row);
   for (const line of row.lines(holdfast, baseline)) {
     if (line.met === false) missed += 1;
@@ -68,6 +75,7 @@ for (const row of ROWS) {
     table.push([line.what, line.baseline ?? "–", line.holdfast, line.result, line.target, verdict]);
   }
 }
+await stopPostgres();
 console.log(table.toString());
 console.error(`${((systemClock.monotonic() - began) / 1000).toFixed(0)} s, ${missed} targets missed`);
 if (missed > 0) process.exitCode = 1;

@@ -4,7 +4,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { systemClock } from "../src/clock.ts";
 import { sqlite } from "../src/store/sqlite/index.ts";
-import type { Store } from "../src/store/store.ts";
+import type { ConnectionRef, Store } from "../src/store/store.ts";
 
 export const NODE = "bench";
 
@@ -51,4 +51,31 @@ export const newConversation = (conversationId: string) => ({
   principal: undefined,
   userId: "bench",
   now: systemClock.wall(),
+});
+
+export const newSession = (sessionId: string, nodeId: string) => ({
+  sessionId,
+  principal: sessionId,
+  clientName: "bench",
+  clientVersion: "1",
+  features: [],
+  tokenHash: new Uint8Array(32),
+  nodeId,
+  resumeWindowMs: 600_000,
+  now: systemClock.wall(),
+  maxSessionsPerPrincipal: Number.MAX_SAFE_INTEGER,
+});
+
+/** A job of the agent `bench`, submitted in a session. */
+export const newSubmit = ({ sessionId, connectionEpoch }: ConnectionRef, jobId: string, nodeId: string) => ({
+  sessionId,
+  connectionEpoch,
+  messageId: jobId,
+  now: systemClock.wall(),
+  principal: sessionId,
+  nodeId,
+  job: { jobId, agent: "bench", input: "null", lease: {}, traceId: jobId },
+  acceptedPayload: "{}",
+  maxRunningJobsPerPrincipal: Number.MAX_SAFE_INTEGER,
+  reply: () => ({ frame: "{}" }),
 });

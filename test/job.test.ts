@@ -5,6 +5,7 @@ import { ArcpError, type Envelope, FEATURES, IN_REPLY_TO, type ListedJob } from 
 import type { JobContext } from "../src/runtime/index.ts";
 import type { NewRun, Store } from "../src/store/store.ts";
 import { eventually, type RuntimeFixture, runtimeFixture, type TestClient, turns } from "./runtime-fixture.ts";
+import { skippedOverPostgres } from "./test-store.ts";
 
 /** Without what would fill a test's log with pings. */
 const QUIET = FEATURES.filter((feature) => feature !== "heartbeat");
@@ -65,7 +66,9 @@ test("[JOB-1] what a handler returns is the result: any JSON, or nothing", async
   assert.equal((await client.terminal(await client.start("nothing"))).payload["result"], null);
 });
 
-test("[JOB-1] a job that was submitted while the runtime began to stop has an end all the same", async () => {
+test("[JOB-1] a job that was submitted while the runtime began to stop has an end all the same", {
+  skip: skippedOverPostgres("the job may have ended before it started there"),
+}, async () => {
   await using fixture = await runtimeFixture();
   const client = await fixture.connect();
   client.send("job.submit", { agent: "puppet", input: 1 });

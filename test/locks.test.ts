@@ -4,6 +4,7 @@ import { test } from "node:test";
 import { type ConversationKey, requestContext, withRequestContext } from "../src/conversation/index.ts";
 import { ArcpError } from "../src/protocol/index.ts";
 import { eventually, type RuntimeFixture, runtimeFixture, turns } from "./runtime-fixture.ts";
+import { skippedOverPostgres } from "./test-store.ts";
 
 const ALICE = { principal: "alice", operator: false };
 const BOSS = { principal: "boss", operator: true };
@@ -92,7 +93,9 @@ test("[LCK-1] one holds a lock at a time, the same holder included, and a lock t
   }
 });
 
-test("[LCK-3] a lock that is held refreshes itself for longer than its ttl", async () => {
+test("[LCK-3] a lock that is held refreshes itself for longer than its ttl", {
+  skip: skippedOverPostgres("its clock runs ahead of what a server answers"),
+}, async () => {
   await using fixture = await runtimeFixture({ conversations: {} });
   const { locks } = fixture.conversations;
   const id = await place(fixture);
@@ -133,7 +136,9 @@ test("[LCK-4] a lock that cannot be refreshed is given up before it ends, also w
   }
 });
 
-test("[LCK-10] withLock holds the lock for the length of a function, and says when it was lost", async () => {
+test("[LCK-10] withLock holds the lock for the length of a function, and says when it was lost", {
+  skip: skippedOverPostgres("its clock runs ahead of what a server answers"),
+}, async () => {
   await using fixture = await runtimeFixture({ conversations: {} });
   const { locks } = fixture.conversations;
   const id = await place(fixture);

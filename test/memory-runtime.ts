@@ -12,11 +12,11 @@ import {
   Runtime,
   type RuntimeOptions,
 } from "../src/runtime/index.ts";
-import { sqlite } from "../src/store/sqlite/index.ts";
 import type { Store } from "../src/store/store.ts";
 import { ManualClock } from "../src/testing/manual-clock.ts";
 import { type MemoryPair, memoryPair } from "../src/transport/memory.ts";
 import { temporaryFolder } from "./temporary-folder.ts";
+import { type StoreMaker, storeMaker } from "./test-store.ts";
 import { WireClient } from "./wire-client.ts";
 
 /** Who holds which token in these tests. */
@@ -87,17 +87,23 @@ export class Puppet {
 export class MemoryRuntime {
   readonly clock: ManualClock;
   readonly file: string;
+  readonly #makeStore: StoreMaker;
   readonly #options: MemoryRuntimeOptions;
   readonly #folder: Awaited<ReturnType<typeof temporaryFolder>>;
   readonly #lines: Line[] = [];
   readonly #agents = new Map<string, { handler: AgentHandler; options: AgentOptions | undefined }>();
   #runtime: Runtime;
 
-  constructor(folder: Awaited<ReturnType<typeof temporaryFolder>>, options: MemoryRuntimeOptions) {
+  constructor(
+    folder: Awaited<ReturnType<typeof temporaryFolder>>,
+    store: { file: string; make: StoreMaker },
+    options: MemoryRuntimeOptions,
+  ) {
     this.#folder = folder;
     this.#options = options;
     this.clock = new ManualClock();
-    this.file = options.file ?? join(folder.path, "holdfast.db");
+    this.file = store.file;
+    this.#makeStore = store.make;
     this.#runtime = this.#create();
   }
 
@@ -183,7 +189,7 @@ export class MemoryRuntime {
     return new Runtime({
       // Clients here do not ack, and count every number: a notice would be one too many.
       backPressureThreshold: 1_000_000,
-      store: wrap(sqlite(this.file, { clock: this.clock })),
+      store: wrap(this.#makeStore(this.clock)),
       clock: this.clock,
       auth: {
         authenticate: async (token) => {
@@ -198,7 +204,9 @@ export class MemoryRuntime {
 
 /** A started runtime. Agents that are registered on it are there after a restart, too. */
 export async function memoryRuntime(options: MemoryRuntimeOptions = {}): Promise<MemoryRuntime> {
-  const fixture = new MemoryRuntime(await temporaryFolder(), options);
+  const folder = await temporaryFolder();
+  const file = options.file ?? join(folder.path, "holdfast.db");
+  const fixture = new MemoryRuntime(folder, { file, make: await storeMaker(file) }, options);
   await fixture.start();
   return fixture;
 }

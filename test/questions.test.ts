@@ -9,6 +9,7 @@ import { type Store, StoreUnavailable } from "../src/store/store.ts";
 import { FaultyStore } from "./faulty-store.ts";
 import { type MemoryRuntime, memoryRuntime, resumeOf, submit } from "./memory-runtime.ts";
 import { eventually, type RuntimeFixture, runtimeFixture, type TestClient, turns } from "./runtime-fixture.ts";
+import { skippedOverPostgres } from "./test-store.ts";
 import type { WireClient } from "./wire-client.ts";
 
 const YES_OR_NO = {
@@ -94,7 +95,9 @@ test("[ASK-1] without a schema any JSON is an answer, null too, and several ques
   assert.equal(JSON.stringify(await second), `{"answer":${odd}}`);
 });
 
-test("[ASK-2] the first answer stands, later ones are told so, and a repeat gets the stored reply", async () => {
+test("[ASK-2] the first answer stands, later ones are told so, and a repeat gets the stored reply", {
+  skip: skippedOverPostgres("of two answers at once either may be the first there"),
+}, async () => {
   await using fixture = await runtimeFixture();
   const { client, jobId, asked, questionId } = await asking(fixture);
   const [first, second] = await Promise.all([
@@ -347,7 +350,9 @@ test("[ASK-5] while the store is down nothing is asked, and a question whose tim
   assert.deepEqual(phases(client, jobId), ["input_required", "input_received"]);
 });
 
-test("[ASK-7] an answer that could not be read is read at the next sweep", async () => {
+test("[ASK-7] an answer that could not be read is read at the next sweep", {
+  skip: skippedOverPostgres("its second store is on the file"),
+}, async () => {
   const reads = { failing: true, failed: 0 };
   const wrap = (inner: Store): Store => ({
     ...inner,
@@ -469,7 +474,8 @@ for (const [what, wrap, withinMs] of [
   ["a hint", (store: Store) => store, 250],
   ["the sweep", withoutHints, 2_000],
 ] as const) {
-  test(`[ASK-7] an answer that another process stored reaches the job by ${what}`, async () => {
+  const skip = skippedOverPostgres("its clock runs ahead of what a server answers");
+  test(`[ASK-7] an answer that another process stored reaches the job by ${what}`, { skip }, async () => {
     await using first = await memoryRuntime({ wrap });
     const puppet = first.puppet("puppet");
     const { client, pair } = await first.connect();
@@ -497,7 +503,9 @@ for (const [what, wrap, withinMs] of [
   });
 }
 
-test("[ASK-9] no row of a question is left when its job is removed", async () => {
+test("[ASK-9] no row of a question is left when its job is removed", {
+  skip: skippedOverPostgres("it looks into the file"),
+}, async () => {
   await using runtime = await memoryRuntime({ settings: { jobRetentionMs: 1_000, janitorIntervalMs: 1_000 } });
   const puppet = runtime.puppet("puppet");
   const { client } = await runtime.connect();

@@ -1,5 +1,5 @@
 /**
- * A runtime for one test: a SQLite file of its own, a clock that stands still, agents that do as the
+ * A runtime for one test: a store of its own, a clock that stands still, agents that do as the
  * test says, and clients over memory pairs. Costs a file and a few milliseconds. Disposing stops the
  * runtime and fails when it leaves a timer behind.
  */
@@ -11,11 +11,11 @@ import { Conversations, type ConversationsOptions } from "../src/conversation/in
 import type { Logger } from "../src/logger.ts";
 import type { Envelope } from "../src/protocol/index.ts";
 import { type Identity, type JobContext, Runtime, type RuntimeOptions } from "../src/runtime/index.ts";
-import { sqlite } from "../src/store/sqlite/index.ts";
 import type { Store } from "../src/store/store.ts";
 import { ManualClock } from "../src/testing/manual-clock.ts";
 import { type MemoryPair, memoryPair } from "../src/transport/memory.ts";
 import { temporaryFolder } from "./temporary-folder.ts";
+import { type StoreMaker, storeMaker } from "./test-store.ts";
 import { WireClient } from "./wire-client.ts";
 
 const DEADLINE_MS = 10_000;
@@ -137,7 +137,7 @@ export class RuntimeFixture {
   readonly #puppets = new Map<string, Puppet>();
   readonly #conversations: Conversations | undefined;
 
-  constructor(folder: Awaited<ReturnType<typeof temporaryFolder>>, options: FixtureOptions) {
+  constructor(folder: Awaited<ReturnType<typeof temporaryFolder>>, makeStore: StoreMaker, options: FixtureOptions) {
     this.#folder = folder;
     const { tokens = {}, wrap = (store: Store) => store, conversations, ...rest } = options;
     const known: Record<string, Identity> = { ...tokens };
@@ -146,7 +146,7 @@ export class RuntimeFixture {
       this.log.push({ level, message, fields });
     };
     const logger: Logger = { debug: write("debug"), info: write("info"), warn: write("warn"), error: write("error") };
-    this.store = sqlite(join(folder.path, "test.db"), { clock: this.clock });
+    this.store = makeStore(this.clock);
     this.runtime = new Runtime({
       // Clients here do not ack, and count every number: a notice would be one too many.
       backPressureThreshold: 1_000_000,
@@ -233,7 +233,8 @@ export class RuntimeFixture {
 
 /** A started runtime with the agents `echo`, `sleeper` (until it is told to stop) and `puppet`. */
 export async function runtimeFixture(options: FixtureOptions = {}): Promise<RuntimeFixture> {
-  const fixture = new RuntimeFixture(await temporaryFolder(), options);
+  const folder = await temporaryFolder();
+  const fixture = new RuntimeFixture(folder, await storeMaker(join(folder.path, "test.db")), options);
   await fixture.runtime.start();
   return fixture;
 }

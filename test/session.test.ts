@@ -6,6 +6,7 @@ import { type Envelope, FEATURES } from "../src/protocol/index.ts";
 import type { Identity } from "../src/runtime/index.ts";
 import { type Store, StoreUnavailable } from "../src/store/store.ts";
 import { eventually, runtimeFixture, turns } from "./runtime-fixture.ts";
+import { skippedOverPostgres } from "./test-store.ts";
 
 /** Without what would fill a test's log with pings. */
 const QUIET = FEATURES.filter((feature) => feature !== "heartbeat");
@@ -348,7 +349,9 @@ test("[SES-6] every ping is answered with a pong of the same nonce, negotiated o
   }
 });
 
-test("[SES-7] an idle interval brings a ping, more than two end the connection, not session and jobs", async () => {
+test("[SES-7] an idle interval brings a ping, more than two end the connection, not session and jobs", {
+  skip: skippedOverPostgres("its clock runs ahead of what a server answers"),
+}, async () => {
   await using fixture = await runtimeFixture({ heartbeatIntervalSec: 10 });
   const client = await fixture.connect();
   const jobId = await client.start("puppet");
@@ -415,7 +418,9 @@ test("[SES-7] without heartbeat an idle connection is left alone", async () => {
 
 // ----------------------------------------------------------------------------------------------- ack
 
-test("[SES-8] a lower ack and one above the newest are ignored, without an answer", async () => {
+test("[SES-8] a lower ack and one above the newest are ignored, without an answer", {
+  skip: skippedOverPostgres("acks that come during one are put together there"),
+}, async () => {
   const acks: number[] = [];
   await using fixture = await runtimeFixture({
     wrap: (store) =>

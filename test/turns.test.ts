@@ -5,6 +5,7 @@ import type { ConversationKey } from "../src/conversation/index.ts";
 import { ArcpError, type Envelope, TURN } from "../src/protocol/index.ts";
 import { StoreUnavailable } from "../src/store/store.ts";
 import { eventually, type RuntimeFixture, runtimeFixture, type TestClient, turns } from "./runtime-fixture.ts";
+import { skippedOverPostgres } from "./test-store.ts";
 
 const KEY = { source: "cli", name: "notes" } as const;
 const OPERATOR = { tokens: { boss: { principal: "boss", operator: true } } };
@@ -181,7 +182,9 @@ test("[TRN-2] a queued turn's run-time limit starts at its run, and it survives 
   assert.equal((await back.terminal(waiting)).payload["result"], "done");
 });
 
-test("[TRN-6] a turn whose lock expired is taken over: it ends saying why, and what it still writes is refused", async () => {
+test("[TRN-6] a turn whose lock expired is taken over: it ends saying why, and what it still writes is refused", {
+  skip: skippedOverPostgres("the server's clock says what has expired, not the claim"),
+}, async () => {
   await using fixture = await runtimeFixture({ conversations: { lockTtlMs: 60_000 } });
   const client = await fixture.connect();
   const stale = await accepted(client);
@@ -210,7 +213,9 @@ test("[TRN-6] a turn whose lock expired is taken over: it ends saying why, and w
 
 const LOST = JSON.stringify({ final_status: "error", code: "INTERNAL_ERROR", message: "lost", retryable: true });
 
-test("[LCK-4] a turn whose lock the store does not refresh is told to stop before its lock ends", async () => {
+test("[LCK-4] a turn whose lock the store does not refresh is told to stop before its lock ends", {
+  skip: skippedOverPostgres("its clock runs ahead of what a server answers"),
+}, async () => {
   let deaf = false;
   await using fixture = await runtimeFixture({
     conversations: { lockTtlMs: 60_000 },
@@ -372,7 +377,9 @@ test("[TRN-11] an adapter starts turns without a session", async () => {
   });
 });
 
-test("[TRN-4] a stopping process hands nothing over: the queue waits for another one", async () => {
+test("[TRN-4] a stopping process hands nothing over: the queue waits for another one", {
+  skip: skippedOverPostgres("its clock runs ahead of what a server answers"),
+}, async () => {
   let left: { lock: unknown; queued: number } | undefined;
   await using fixture = await runtimeFixture({
     conversations: {},

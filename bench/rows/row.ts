@@ -25,6 +25,8 @@ interface AnyRow {
   readonly servers?: readonly ServerKind[];
   /** At most so many rounds. */
   readonly rounds?: number;
+  /** Why it cannot be measured here; `undefined` when it can. */
+  unavailable?(): Promise<string | undefined>;
   lines(holdfast: Figures, baseline: Figures): Line[];
 }
 

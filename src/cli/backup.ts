@@ -2,7 +2,7 @@
  * `holdfast backup FILE`: the store as it is at one moment, in one file, while servers go on working with
  * it. SQLite writes the copy from a snapshot (`VACUUM INTO`), beside the wanted name; it gets that name
  * once it was read back and is on disk, so a file of that name is a whole backup. Costs a read of the
- * whole store and the room for what is in use of it.
+ * whole store and the room for what is in use of it. A PostgreSQL database has tools of its own for this.
  */
 import { existsSync } from "node:fs";
 import { link, open, rm, stat } from "node:fs/promises";
@@ -11,6 +11,7 @@ import { Command } from "commander";
 import { Database } from "../store/sqlite/database.ts";
 import { homeDirectory } from "./discovery.ts";
 import { oneLine, Problem } from "./problem.ts";
+import { namedStore } from "./store.ts";
 import type { Terminal } from "./terminal.ts";
 
 interface BackupFlags {
@@ -95,7 +96,10 @@ function copy(store: string, target: string): void {
 
 async function run(file: string, flags: BackupFlags, terminal: Terminal): Promise<void> {
   const target = path.resolve(file);
-  const store = path.resolve(flags.store ?? path.join(homeDirectory(process.env), "holdfast.db"));
+  const { file: store } = namedStore(flags.store, homeDirectory(process.env), process.env);
+  if (store === undefined) {
+    throw new Problem("The store is a PostgreSQL database: back it up with pg_dump, or as its server is backed up.");
+  }
   await checkStore(store);
   // Told before the work; that nobody makes it meanwhile, the link sees to.
   if (existsSync(target)) throw thereAlready(target);

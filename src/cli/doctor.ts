@@ -3,12 +3,11 @@
  * sessions of agent backends, and at OpenCode; changes nothing, and ends with 1 when something is amiss.
  */
 import { existsSync } from "node:fs";
-import path from "node:path";
 import { Command } from "commander";
-import { sqlite } from "../store/sqlite/index.ts";
 import { homeDirectory, runningServer } from "./discovery.ts";
 import { knownOpencode } from "./opencode.ts";
 import { oneLine } from "./problem.ts";
+import { type NamedStore, namedStore, STORE_OPTION } from "./store.ts";
 import { shortened, type Terminal } from "./terminal.ts";
 
 interface DoctorFlags {
@@ -30,7 +29,7 @@ const MAX_SAID_CHARS = 300;
 export function doctorCommand(terminal: Terminal): Command {
   return new Command("doctor")
     .description("Tell whether the server, the store and OpenCode are as turns need them.")
-    .option("--store <file>", "the SQLite file (default: holdfast.db in HOLDFAST_HOME or ~/.holdfast)")
+    .option("--store <file or URL>", STORE_OPTION)
     .option("--opencode <url>", "the OpenCode server (default: the one that serve --opencode spawn has started)")
     .option("--json", "print one JSON object for each finding", false)
     .action((flags: DoctorFlags) => run(flags, terminal));
@@ -38,7 +37,7 @@ export function doctorCommand(terminal: Terminal): Command {
 
 async function run(flags: DoctorFlags, terminal: Terminal): Promise<void> {
   const home = homeDirectory(process.env);
-  const store = path.resolve(flags.store ?? path.join(home, "holdfast.db"));
+  const store = namedStore(flags.store, home, process.env);
   for (const look of [() => ofServer(home), () => ofStore(store), () => ofOpencode(flags.opencode, home)]) {
     const finding = await look();
     if (!finding.ok) process.exitCode = 1;
@@ -60,9 +59,9 @@ async function ofServer(home: string): Promise<Finding> {
   }
 }
 
-async function ofStore(file: string): Promise<Finding> {
-  if (!existsSync(file)) return { what: "store", ok: true, says: `none at ${file} yet` };
-  const store = sqlite(file);
+async function ofStore({ file, name, open }: NamedStore): Promise<Finding> {
+  if (file !== undefined && !existsSync(file)) return { what: "store", ok: true, says: `none at ${name} yet` };
+  const store = open({ look: true });
   try {
     await store.start();
     const census = await store.bindings.census();
@@ -74,7 +73,7 @@ async function ofStore(file: string): Promise<Finding> {
       ...census,
     };
   } catch (error) {
-    return { what: "store", ok: false, says: `${file}: ${oneLine(error)}` };
+    return { what: "store", ok: false, says: `${name}: ${oneLine(error)}` };
   } finally {
     await store.stop();
   }

@@ -1,13 +1,13 @@
 /**
- * `holdfast serve`: a runtime on a SQLite file, for the programs of this machine. Standard output has the
- * banner, standard error the log. The first SIGTERM or Ctrl-C drains, the second forces.
+ * `holdfast serve`: a runtime on a SQLite file, for the programs of this machine, or on a PostgreSQL database, for
+ * several machines. Standard output has the banner, standard error the log. The first SIGTERM or Ctrl-C drains, the
+ * second forces.
  *
  * With `--stdio` it opens no port: standard input and output are its one connection, and the end of that
  * connection is the first signal.
  */
 import { readFile } from "node:fs/promises";
 import { userInfo } from "node:os";
-import path from "node:path";
 import { Command, InvalidArgumentError, Option } from "commander";
 import pino from "pino";
 import pretty from "pino-pretty";
@@ -28,13 +28,13 @@ import {
   tokensFromFile,
   withOperators,
 } from "../server/index.ts";
-import { sqlite } from "../store/sqlite/index.ts";
 import { stdioTransport } from "../transport/stdio.ts";
 import { ensureHome, homeDirectory, removeDiscovery, runningServer, writeDiscovery } from "./discovery.ts";
 import { joinedLeases, leaseOption } from "./lease-option.ts";
 import { type OpencodeFlags, opencodeService } from "./opencode.ts";
 import { oneLine, Problem } from "./problem.ts";
 import { positiveSeconds, seconds } from "./seconds.ts";
+import { namedStore, STORE_OPTION } from "./store.ts";
 import type { Terminal } from "./terminal.ts";
 
 interface ServeFlags extends OpencodeFlags {
@@ -97,7 +97,7 @@ const PORT_OPTIONS = ["port", "host", "allowHost", "allowOrigin", "insecurePlain
 
 export function serveCommand(terminal: Terminal): Command {
   return new Command("serve")
-    .description("Serve agents on this machine, with everything kept in one SQLite file.")
+    .description("Serve agents on this machine, with everything kept in one SQLite file or in a PostgreSQL database.")
     .option("--port <port>", "0 takes any free one", portNumber, 7777)
     .option("--host <address>", "where to listen; others than loopback need TLS", "127.0.0.1")
     .addOption(
@@ -105,7 +105,7 @@ export function serveCommand(terminal: Terminal): Command {
         .default(false)
         .conflicts(PORT_OPTIONS),
     )
-    .option("--store <file>", "the SQLite file (default: holdfast.db in HOLDFAST_HOME or ~/.holdfast)")
+    .option("--store <file or URL>", STORE_OPTION)
     .option("--demo", "offer the agents echo, burst, ticker, survey, approve, relay, meter and spool", false)
     .option(
       "--grant <capability=pattern>",
@@ -222,13 +222,13 @@ async function run(flags: ServeFlags, terminal: Terminal): Promise<void> {
   const logger = loggerFor(flags.logLevel);
   const home = homeDirectory(process.env);
   await ensureHome(home);
-  const storeFile = path.resolve(flags.store ?? path.join(home, "holdfast.db"));
+  const store = namedStore(flags.store, home, process.env);
   const access = await accessFor(flags, process.env, logger);
   if (flags.stdio && access.generated) {
     throw new Problem("--stdio needs a token that the client knows; give --token, --token-file or HOLDFAST_TOKENS.", 2);
   }
   const runtime = new Runtime({
-    store: sqlite(storeFile, { logger }),
+    store: store.open({ logger }),
     auth: access.auth,
     logger,
     heartbeatIntervalSec: flags.heartbeat,
@@ -246,7 +246,7 @@ async function run(flags: ServeFlags, terminal: Terminal): Promise<void> {
   opencode?.register(runtime, conversations);
   if (flags.demo) registerDemoAgents(runtime, { directory: process.cwd() });
   if (flags.stdio) await serveStdio(runtime, flags, logger);
-  else await servePort(runtime, { conversations, flags, terminal, home, storeFile, access, logger });
+  else await servePort(runtime, { conversations, flags, terminal, home, storeName: store.name, access, logger });
 }
 
 /** What was granted on the command line; and the demo's reader may read where it was started. */
@@ -261,13 +261,13 @@ interface PortParts {
   flags: ServeFlags;
   terminal: Terminal;
   home: string;
-  storeFile: string;
+  storeName: string;
   access: Access;
   logger: Logger;
 }
 
 async function servePort(runtime: Runtime, parts: PortParts): Promise<void> {
-  const { conversations, flags, terminal, home, storeFile, access, logger } = parts;
+  const { conversations, flags, terminal, home, storeName, access, logger } = parts;
   const tls = await tlsFor(flags);
   const older = await runningServer(home).catch((error: unknown) => {
     logger.warn({ err: error }, "the discovery file of an earlier server cannot be used; it is replaced");
@@ -310,12 +310,12 @@ async function servePort(runtime: Runtime, parts: PortParts): Promise<void> {
     terminal.json({
       url: server.url,
       port: server.port,
-      store: storeFile,
+      store: storeName,
       pid: process.pid,
       principal: access.principal,
     });
   } else {
-    banner(terminal, server, storeFile, access, flags);
+    banner(terminal, server, storeName, access, flags);
   }
   await stopping.stopped;
 }
@@ -340,12 +340,12 @@ async function serveStdio(runtime: Runtime, flags: ServeFlags, logger: Logger): 
 function banner(
   terminal: Terminal,
   server: HoldfastServer,
-  storeFile: string,
+  storeName: string,
   access: Access,
   flags: ServeFlags,
 ): void {
   terminal.line(`holdfast serves ${server.url}`);
-  terminal.line(`  store   ${storeFile}`);
+  terminal.line(`  store   ${storeName}`);
   terminal.line(`  agents  ${offered(flags)}`);
   if (access.generated)
     terminal.line(`  token   ${access.localToken}  (${access.principal}, an operator; made for this run)`);

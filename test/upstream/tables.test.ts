@@ -20,7 +20,7 @@ import type { Store } from "../../src/store/store.ts";
 import { FakeBackend } from "../../src/testing/fake-backend.ts";
 import { ManualClock } from "../../src/testing/manual-clock.ts";
 import { temporaryFolder } from "../temporary-folder.ts";
-import { type PostgresServer, postgresServer } from "./postgres.ts";
+import { type PostgresServer, postgresServer } from "../postgres.ts";
 
 const DDL = `CREATE TABLE "Chats" (number INTEGER PRIMARY KEY, subject TEXT, agent_session TEXT UNIQUE)`;
 const NAMES = {

@@ -19,7 +19,7 @@ import { eventually } from "../runtime-fixture.ts";
 import { temporaryFolder } from "../temporary-folder.ts";
 import { type BackendServer, backendServer } from "./backend-server.ts";
 import { HttpBackend } from "./http-backend.ts";
-import { type PostgresServer, postgresServer } from "./postgres.ts";
+import { type PostgresServer, postgresServer } from "../postgres.ts";
 import { openPlace, type Place } from "./records.ts";
 import type { Answer, Message } from "./worker.ts";
 

@@ -865,12 +865,20 @@ function queues(it: Case): void {
     await nodes(scene);
     await say(scene, "job_1");
     await say(scene, "job_2");
-    const first = await Promise.all([end(scene, "job_1"), cancel(scene, "job_2")]);
-    assert.deepEqual([first[0]?.job.jobId, first[1].outcome], ["job_2", "requested"]);
+    // Which of the two is first is nobody's promise, but they agree about it.
+    const [next, cancelled] = await Promise.all([end(scene, "job_1"), cancel(scene, "job_2")]);
+    if (next === undefined) {
+      assert.equal(cancelled.outcome, "ended");
+      assert.equal(await lockOf(scene), undefined);
+    } else {
+      assert.deepEqual([next.job.jobId, cancelled.outcome], ["job_2", "requested"]);
+      await end(scene, "job_2");
+    }
     await say(scene, "job_3");
-    const second = await Promise.all([cancel(scene, "job_3"), end(scene, "job_2")]);
-    assert.deepEqual([second[0].outcome, second[1]], ["ended", undefined]);
-    assert.equal(await lockOf(scene), undefined);
+    await say(scene, "job_4");
+    const [wish, after] = await Promise.all([cancel(scene, "job_4"), end(scene, "job_3")]);
+    assert.equal(wish.outcome, after === undefined ? "ended" : "requested");
+    assert.equal((await lockOf(scene))?.jobId, after?.job.jobId);
   });
 }
 
@@ -888,7 +896,9 @@ function handOvers(it: Case): void {
       claim(scene, { nodeId: OTHER_NODE }),
     ]);
     assert.equal(appended?.ok && appended.next?.job.jobId, "job_2");
-    assert.equal(overtaking.outcome === "refused" && overtaking.refusal.jobId, "job_2");
+    // It came while the first one ran, or found the next one at it.
+    const held = overtaking.outcome === "refused" ? overtaking.refusal.jobId : "nobody";
+    assert.ok(held === "job_1" || held === "job_2", `the lock was held by ${held}`);
     assert.equal(plain, undefined);
     assert.deepEqual(other, { turns: [], endedJobIds: [] });
   });
@@ -950,10 +960,8 @@ function handOvers(it: Case): void {
     await nodes(scene);
     const places = Array.from({ length: 40 }, (_, i) => `c_${i}`);
     for (const conversationId of places) {
-      await Promise.all([
-        say(scene, `${conversationId} 1`, { conversationId }),
-        say(scene, `${conversationId} 2`, { conversationId }),
-      ]);
+      await say(scene, `${conversationId} 1`, { conversationId });
+      await say(scene, `${conversationId} 2`, { conversationId });
     }
     const results: AppendResult[] = await scene.store.jobs.append(
       places.map((conversationId) => ending(scene, `${conversationId} 1`, {})),

@@ -1,0 +1,158 @@
+/**
+ * The queue of a conversation, and the lock as its turns take it. Every change goes through the conversation's
+ * row. Here is what happens within the commits that end a job: its turn ends, its lock is free, and the next turn
+ * has it (law 6).
+ *
+ * All of these find the conversation and the job that ends locked. The job that is next need not be: what could hold
+ * it and wait for something that is held here would have had to lock the conversation.
+ */
+import type { Lease } from "../../protocol/index.ts";
+import type { ClaimedTurn, TurnClaim } from "../store.ts";
+import type { Transaction } from "./database.ts";
+
+/** Locks the jobs of the turns that run in these conversations, which are locked: what ends one of them needs it. */
+export async function lockRunning(db: Transaction, conversationKeys: readonly number[]): Promise<void> {
+  await db.run(
+    `SELECT 1 FROM $.job_heads WHERE job_key IN
+       (SELECT lock_job_key FROM $.conversations WHERE conversation_key = ANY($1))
+     ORDER BY job_key FOR UPDATE`,
+    conversationKeys,
+  );
+}
+
+/**
+ * Ends the turn of a job, if it is one: its lock is free, or its place in the queue.
+ *
+ * @returns the conversation whose turn it was
+ */
+export async function endTurn(db: Transaction, jobKey: number): Promise<number | undefined> {
+  const turn = await db.get<{ conversation_key: number; state: string }>(
+    "SELECT conversation_key, state FROM $.turns WHERE job_key = $1 AND state <> 'ended'",
+    jobKey,
+  );
+  if (turn === undefined) {
+    return undefined;
+  }
+  await db.run("UPDATE $.turns SET state = 'ended' WHERE job_key = $1", jobKey);
+  if (turn.state === "queued") {
+    await db.run("UPDATE $.conversations SET queued = queued - 1 WHERE conversation_key = $1", turn.conversation_key);
+  } else {
+    await db.run(`${FREE_LOCK} WHERE conversation_key = $1 AND lock_job_key = $2`, turn.conversation_key, jobKey);
+  }
+  return turn.conversation_key;
+}
+
+export const FREE_LOCK = `UPDATE $.conversations SET lock_holder = NULL, lock_node = NULL, lock_acquired_at = NULL,
+  lock_expires_at = NULL, lock_job_key = NULL`;
+
+interface TurnRow {
+  conversation_id: string;
+  lock_epoch: number;
+  run_epoch: number;
+  job_key: number;
+  job_id: string;
+  principal: string;
+  agent: string;
+  input: string;
+  lease: string;
+  lease_expires_at: number | null;
+  trace_id: string;
+  max_runtime_ms: number | null;
+  user_id: string;
+  ttl_ms: number;
+}
+
+const SELECT_TURN = `SELECT c.conversation_id, c.lock_epoch, h.run_epoch, t.job_key, j.job_id, j.principal, j.agent, j.input,
+    j.lease, j.lease_expires_at, j.trace_id, j.max_runtime_ms, t.user_id, t.ttl_ms
+  FROM $.conversations c JOIN $.turns t ON t.conversation_key = c.conversation_key
+    JOIN $.jobs j ON j.job_key = t.job_key JOIN $.job_heads h ON h.job_key = t.job_key`;
+
+/**
+ * Gives a conversation's free lock to the head of its queue, if the claimer offers that one's agent and is alive: a
+ * node may still end a turn after it was declared dead, as long as its burial has not come to that one.
+ */
+export async function takeHead(
+  db: Transaction,
+  conversationKey: number,
+  claim: TurnClaim,
+): Promise<ClaimedTurn | undefined> {
+  const head = await db.get<TurnRow>(
+    `${SELECT_TURN} WHERE c.conversation_key = $1 AND c.queued > 0 AND c.lock_holder IS NULL AND t.state = 'queued'
+     ORDER BY t.ahead DESC, t.turn_key LIMIT 1`,
+    conversationKey,
+  );
+  if (head === undefined || !claim.agents.includes(head.agent) || !(await isAlive(db, claim.nodeId))) {
+    return undefined;
+  }
+  const lockEpoch = head.lock_epoch + 1;
+  await lockForTurn(
+    db,
+    conversationKey,
+    { jobKey: head.job_key, jobId: head.job_id, ttlMs: head.ttl_ms, lockEpoch },
+    claim,
+  );
+  await db.run("UPDATE $.conversations SET queued = queued - 1 WHERE conversation_key = $1", conversationKey);
+  await db.run("UPDATE $.turns SET state = 'running', lock_epoch = $1 WHERE job_key = $2", lockEpoch, head.job_key);
+  await db.run(
+    "UPDATE $.job_heads SET state = 'running', node_id = $1, run_epoch = run_epoch + 1 WHERE job_key = $2",
+    claim.nodeId,
+    head.job_key,
+  );
+  db.touch({ jobId: head.job_id });
+  return toClaimed({ ...head, lock_epoch: lockEpoch, run_epoch: head.run_epoch + 1 });
+}
+
+/** Without a lock on the node's row, which stands before those that are held here: see `bury`. */
+const isAlive = async (db: Transaction, nodeId: string): Promise<boolean> =>
+  (await db.get("SELECT 1 FROM $.nodes WHERE node_id = $1 AND state = 'alive'", nodeId)) !== undefined;
+
+/**
+ * The turn that was handed over when this job ended, for whoever asks again after an unclear commit: as long as it
+ * is that node's, and has not said a word.
+ */
+export async function handedOver(db: Transaction, jobKey: number, nodeId: string): Promise<ClaimedTurn | undefined> {
+  const turn = await db.get<TurnRow>(
+    `${SELECT_TURN} JOIN $.turns e ON e.conversation_key = c.conversation_key AND e.job_key = $1
+     WHERE c.lock_job_key = t.job_key AND c.lock_epoch = e.lock_epoch + 1 AND h.node_id = $2 AND h.last_n = 0`,
+    jobKey,
+    nodeId,
+  );
+  return turn && toClaimed(turn);
+}
+
+const toClaimed = (row: TurnRow): ClaimedTurn => ({
+  job: {
+    jobId: row.job_id,
+    agent: row.agent,
+    input: row.input,
+    lease: JSON.parse(row.lease) as Lease,
+    leaseExpiresAt: row.lease_expires_at ?? undefined,
+    traceId: row.trace_id,
+    maxRuntimeMs: row.max_runtime_ms ?? undefined,
+  },
+  principal: row.principal,
+  userId: row.user_id,
+  runEpoch: row.run_epoch,
+  conversationId: row.conversation_id,
+  lockEpoch: row.lock_epoch,
+  ttlMs: row.ttl_ms,
+});
+
+/** The running turn's lock is held by its job, from now on. */
+export async function lockForTurn(
+  db: Transaction,
+  conversationKey: number,
+  turn: { jobKey: number; jobId: string; ttlMs: number; lockEpoch: number },
+  by: { nodeId: string },
+): Promise<void> {
+  await db.run(
+    `UPDATE $.conversations SET lock_epoch = $1, lock_holder = $2, lock_node = $3, lock_acquired_at = $now,
+       lock_expires_at = $now + $4, lock_job_key = $5 WHERE conversation_key = $6`,
+    turn.lockEpoch,
+    turn.jobId,
+    by.nodeId,
+    turn.ttlMs,
+    turn.jobKey,
+    conversationKey,
+  );
+}

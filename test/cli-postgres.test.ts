@@ -1,0 +1,99 @@
+/** The command on a PostgreSQL database: two servers that have one store. */
+import assert from "node:assert/strict";
+import { type ChildProcess, spawn } from "node:child_process";
+import { once } from "node:events";
+import path from "node:path";
+import { createInterface } from "node:readline";
+import { text } from "node:stream/consumers";
+import { describe, test } from "node:test";
+import { fileURLToPath } from "node:url";
+import { sharedPostgres } from "./shared-postgres.ts";
+import { temporaryFolder } from "./temporary-folder.ts";
+
+const main = fileURLToPath(new URL("../src/cli/main.ts", import.meta.url));
+const DEADLINE_MS = 60_000;
+
+const server = await sharedPostgres();
+const skip = "reason" in server ? server.reason : false;
+
+function start(home: string, args: readonly string[], env: NodeJS.ProcessEnv = {}): ChildProcess {
+  return spawn(process.execPath, [main, ...args], {
+    env: { PATH: process.env["PATH"], HOLDFAST_HOME: home, ...env },
+    stdio: ["ignore", "pipe", "pipe"],
+    timeout: DEADLINE_MS,
+    killSignal: "SIGKILL",
+  });
+}
+
+async function holdfast(home: string, args: readonly string[], env: NodeJS.ProcessEnv = {}) {
+  const child = start(home, args, env);
+  assert.ok(child.stdout !== null && child.stderr !== null);
+  const [out, err, [status]] = await Promise.all([text(child.stdout), text(child.stderr), once(child, "exit")]);
+  return { out, err, status: status as number | null };
+}
+
+/** What `serve --json` says first. */
+async function told(child: ChildProcess): Promise<{ url: string; store: string }> {
+  assert.ok(child.stdout !== null);
+  child.stderr?.resume();
+  for await (const line of createInterface({ input: child.stdout })) return JSON.parse(line);
+  throw new Error("the server ended without a word");
+}
+
+async function newUrl(): Promise<string> {
+  assert.ok("url" in server);
+  return (await server.createDatabase()).url;
+}
+
+describe("the command on PostgreSQL", { skip }, () => {
+  test("[CLI-22] what is submitted at one server is followed at another one on the same database", async () => {
+    await using folder = await temporaryFolder();
+    const url = await newUrl();
+    const homes = [path.join(folder.path, "one"), path.join(folder.path, "two")] as const;
+    const serve = ["serve", "--demo", "--port", "0", "--json", "--drain", "0", "--token", "t=alice", "--store"];
+    const one = start(homes[0], [...serve, url]);
+    const [first] = [await told(one)];
+    const two = start(homes[1], serve.slice(0, -1), { HOLDFAST_STORE: url });
+    const second = await told(two);
+    try {
+      assert.notEqual(first.url, second.url);
+      for (const { store } of [first, second]) {
+        assert.match(store, /^postgres:\/\/holdfast@127\.0\.0\.1:\d+\/test_\d+$/, "the password is shown");
+      }
+      const submitted = await holdfast(homes[0], ["submit", "echo", '{"a":1}', "--json"]);
+      assert.equal(submitted.status, 0, submitted.err);
+      const [accepted] = submitted.out.split("\n");
+      const { job_id: jobId } = JSON.parse(accepted ?? "null") as { job_id: string };
+      const result = await holdfast(homes[1], ["result", jobId]);
+      assert.equal(result.status, 0, result.err);
+      assert.match(result.out, /"a": ?1/);
+    } finally {
+      for (const child of [one, two]) {
+        const ended = once(child, "exit");
+        child.kill("SIGTERM");
+        assert.deepEqual(await ended, [0, null]);
+      }
+    }
+  });
+
+  test("[CLI-22] doctor looks at the database and makes nothing in it, backup names PostgreSQL's own tools", async () => {
+    await using folder = await temporaryFolder();
+    const url = await newUrl();
+    const looked = await holdfast(folder.path, ["doctor", "--store", url]);
+    assert.match(looked.out, /BAD {3}store/);
+    assert.ok(!looked.out.includes("holdfast:holdfast"), "the password is shown");
+    const again = await holdfast(folder.path, ["doctor", "--store", url]);
+    assert.equal(again.out, looked.out);
+    const backup = await holdfast(folder.path, ["backup", path.join(folder.path, "copy"), "--store", url]);
+    assert.equal(backup.status, 1);
+    assert.match(backup.err, /pg_dump/);
+  });
+
+  test("[CLI-22] a URL that is none of PostgreSQL is no file's name", async () => {
+    await using folder = await temporaryFolder();
+    const answer = await holdfast(folder.path, ["serve", "--port", "0", "--store", "mysql://user:secret@host/db"]);
+    assert.equal(answer.status, 2);
+    assert.match(answer.err, /--store: the URL of a store is postgres:/);
+    assert.ok(!answer.err.includes("secret"));
+  });
+});
