@@ -22,6 +22,9 @@ export const DEFAULT_HEARTBEAT_MS = 2_000;
 const DEFAULT_TIMEOUT_MS = 1_000;
 const UNAVAILABLE = "active sessions service unavailable";
 
+/** Of which it is remembered that they were told. */
+const MAX_COMPLAINTS = 32;
+
 /** Between two tries to find or become the owner; of several that try at once each takes another time. */
 const PAUSE_MS = { least: 5, more: 25 };
 
@@ -84,8 +87,8 @@ export class ActiveSessions implements AsyncDisposable {
   #client: { client: Client; ownerStart: string | undefined } | undefined;
   #owner: Owner | undefined;
   #electing: Promise<boolean> | undefined;
-  /** What was complained of last: a fault that lasts is told once. */
-  #complaint: string | undefined;
+  /** What was complained of: a fault that lasts is told once. */
+  readonly #complaints = new Set<string>();
 
   constructor(options: ActiveSessionsOptions = {}) {
     this.#flag = options.enabled;
@@ -313,9 +316,10 @@ export class ActiveSessions implements AsyncDisposable {
 
   #complain(what: unknown, message: string): void {
     const text = what instanceof Error ? what.message : String(what);
-    const again = this.#complaint === text;
-    this.#complaint = text;
-    this.#logger[again ? "debug" : "warn"]({ reason: text }, message);
+    if (this.#complaints.has(text)) return;
+    if (this.#complaints.size === MAX_COMPLAINTS) this.#complaints.clear();
+    this.#complaints.add(text);
+    this.#logger.warn({ reason: text }, message);
   }
 }
 

@@ -9,7 +9,7 @@ import type { Clock, Timer } from "../clock.ts";
 import type { Logger } from "../logger.ts";
 import type { DiscoveryFile } from "./discovery.ts";
 import { OwnerLock } from "./owner-lock.ts";
-import { makeFolder } from "./place.ts";
+import { checkFolder, makeFolder } from "./place.ts";
 import type { ProcessTable } from "./process-table.ts";
 import { Registry } from "./registry.ts";
 import { Desk, Service } from "./service.ts";
@@ -55,6 +55,7 @@ export class Owner {
    */
   static async tryStart(options: OwnerOptions): Promise<Owner | undefined> {
     await makeFolder(options.folder);
+    await checkFolder(options.folder);
     const lock = await OwnerLock.tryTake(options.folder);
     if (lock === undefined) return undefined;
     let service: Service | undefined;
