@@ -161,8 +161,8 @@ export class ActiveSessions implements AsyncDisposable {
   }
 
   /** Ends the service if it is this process's, and forgets the way to another one's. */
-  async stopService(): Promise<void> {
-    await this.#inTime(undefined, {}, async () => {
+  async stopService(options: CallOptions = {}): Promise<void> {
+    await this.#inTime(undefined, options, async () => {
       await this.#electing?.catch(() => false);
       this.#client = undefined;
       const owner = this.#owner;
@@ -172,11 +172,11 @@ export class ActiveSessions implements AsyncDisposable {
   }
 
   /** Ends this process's service when it has no sessions any more. */
-  async cleanupDiscoveryIfLastSession(): Promise<void> {
-    await this.#inTime(undefined, {}, async () => {
+  async cleanupDiscoveryIfLastSession(options: CallOptions = {}): Promise<void> {
+    await this.#inTime(undefined, options, async () => {
       if ((await this.#discovery())?.owner_pid !== process.pid) return;
-      const { error, source, total } = await this.querySnapshot();
-      if (error === undefined && source === SOURCE && total === 0) await this.stopService();
+      const { error, source, total } = await this.querySnapshot(options);
+      if (error === undefined && source === SOURCE && total === 0) await this.stopService(options);
     });
   }
 

@@ -48,6 +48,8 @@ interface Run {
   listener: Listener | undefined;
 }
 
+const LONGEST_WAIT_MS = 1_000;
+
 /** Of this process, which may have several lifecycles one after the other. */
 let lastGeneration = 0;
 
@@ -104,20 +106,33 @@ export class Lifecycle implements AsyncDisposable {
     });
   }
 
-  /** Takes the session out, and the service with it if it is this process's and has no other. */
-  async stop(): Promise<void> {
+  /**
+   * Takes the session out, and the service with it if it is this process's and has no other.
+   *
+   * @param options.background whether the process may end before that
+   */
+  async stop(options: { background?: boolean } = {}): Promise<void> {
     const run = this.#run;
     if (run === undefined) return;
     this.#end();
-    // What was sent before its removal would only make work, though it would be refused.
-    await this.#sending;
+    await this.#sent(options.background ?? false);
+    // Somebody has started it again meanwhile.
     if (this.#run !== undefined) return;
-    await this.#sessions.unregisterSession(process.pid, { generation: run.generation });
-    await this.#sessions.cleanupDiscoveryIfLastSession();
+    await this.#sessions.unregisterSession(process.pid, { ...options, generation: run.generation });
+    await this.#sessions.cleanupDiscoveryIfLastSession(options);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.stop();
+  }
+
+  /** A heartbeat that is under way has been given up, and is done with soon: a removal is best sent after it. */
+  async #sent(background: boolean): Promise<void> {
+    if (this.#sending === undefined) return;
+    const late = Promise.withResolvers<void>();
+    const timer = this.#clock.after(LONGEST_WAIT_MS, late.resolve, { keepAlive: !background });
+    await Promise.race([this.#sending, late.promise]);
+    timer.cancel();
   }
 
   #end(): void {
