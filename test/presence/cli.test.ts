@@ -140,20 +140,28 @@ test("[CLI-22] a service that hangs delays neither the start nor the end of a co
   await using user = new User();
   await user.serve();
   await user.listed((all) => all[0]);
-  const commandMs = async () => {
-    const began = systemClock.monotonic();
-    assert.equal((await user.ended(["submit", "echo", "1", "--follow"])).status, 0);
-    return systemClock.monotonic() - began;
-  };
-  const usual = Math.max(await commandMs(), await commandMs());
   // The owner is the server, which is needed: what hangs is what the discovery file names instead.
   const stranger = createServer(() => undefined).listen(0, "127.0.0.1");
   await once(stranger, "listening");
   const { port } = stranger.address() as { port: number };
-  writeFileSync(user.machine.discoveryFile, JSON.stringify({ ...user.machine.discovery(), port }), { mode: 0o600 });
-  const hung = await commandMs();
+  const endedAfterMs: number[] = [];
+  for (let attempt = 0; attempt < 3; attempt += 1) {
+    writeFileSync(user.machine.discoveryFile, JSON.stringify({ ...user.machine.discovery(), port }), { mode: 0o600 });
+    const child = user.run(["submit", "echo", "1", "--follow"]);
+    const exited = once(child, "exit");
+    let saidAt = Number.NaN;
+    for await (const line of createInterface({ input: child.stdout })) {
+      if (line.includes("succeeded")) saidAt = systemClock.monotonic();
+    }
+    assert.deepEqual(await exited, [0, null]);
+    endedAfterMs.push(systemClock.monotonic() - saidAt);
+  }
   stranger.close();
-  assert.ok(hung < usual * 2 + 500, `${hung} ms with a service that hangs, ${usual} ms with one that does not`);
+  // The quickest of them: how busy the machine is shows in the others.
+  assert.ok(
+    Math.min(...endedAfterMs) < 900,
+    `the command ended ${endedAfterMs.map(Math.round)} ms after its last word`,
+  );
 });
 
 test("[CLI-23] ps --json is the snapshot on one line; names that strangers chose reach a terminal without control characters", async () => {

@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { once } from "node:events";
 import { createServer } from "node:net";
 import { test } from "node:test";
-import { systemClock } from "../../src/clock.ts";
+import { sleep, systemClock } from "../../src/clock.ts";
 import { found, Machine, type SessionProcess } from "./machine.ts";
 
 /** Short, so that many failovers take seconds; long against what a loaded machine adds. */
@@ -28,6 +28,11 @@ test("[PRS-4] an owner that is killed is followed by another, 50 times in a row,
   let living = await Promise.all(machine.spawnMany(6).map((child) => child.ready()));
   await machine.whole(sessions, living);
   const owners = new Set<number>();
+  // Others ask all the while, as fast as they are answered.
+  let asking = true;
+  const load = [1, 2].map(async () => {
+    while (asking) await Promise.all([sessions.querySnapshot(), sleep(systemClock, 2)]);
+  });
   for (let round = 0; round < 50; round += 1) {
     const owner = await machine.owner(sessions, living);
     owners.add(owner.pid);
@@ -50,6 +55,8 @@ test("[PRS-4] an owner that is killed is followed by another, 50 times in a row,
     living = [...survivors, await newcomer.ready()];
     await machine.whole(sessions, living);
   }
+  asking = false;
+  await Promise.all(load);
   assert.equal(owners.size, 50);
 });
 

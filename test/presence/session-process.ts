@@ -2,8 +2,9 @@
  * A process with a session, as the presence tests start, stop and kill them. Says a line of JSON for what it does and is
  * asked, and ends with its standard input.
  */
+import { fork } from "node:child_process";
 import { createInterface } from "node:readline";
-import { systemClock } from "../../src/clock.ts";
+import { sleep, systemClock } from "../../src/clock.ts";
 import { silentLogger } from "../../src/logger.ts";
 import { ActiveSessions, Lifecycle } from "../../src/presence/index.ts";
 
@@ -13,6 +14,8 @@ export interface SessionSettings {
   heartbeatMs?: number;
   port?: number;
   timeoutMs?: number;
+  /** Lives on without whoever started it, for a while. */
+  livesMs?: number;
 }
 
 /** What it says: that it is ready, that it became the owner, the answer to a command. */
@@ -21,7 +24,7 @@ export type SessionEvent =
   | { event: "owner" }
   | { event: "answer"; value: unknown; tookMs: number };
 
-export type SessionCommand = "snapshot" | "querySnapshot" | "serviceInfo" | "stop" | "restart" | "end";
+export type SessionCommand = "fork" | "snapshot" | "querySnapshot" | "serviceInfo" | "stop" | "restart" | "end";
 
 const settings = JSON.parse(process.argv[2] ?? "{}") as SessionSettings;
 const say = (event: SessionEvent) => process.stdout.write(`${JSON.stringify(event)}\n`);
@@ -41,6 +44,10 @@ const start = () => lifecycle.start({ sessionName: settings.name, role: "session
 
 async function obey(command: SessionCommand): Promise<unknown> {
   switch (command) {
+    case "fork": {
+      const child = { ...settings, name: `${settings.name} child`, livesMs: 120_000 } satisfies SessionSettings;
+      return fork(import.meta.filename, [JSON.stringify(child)], { stdio: ["ignore", "ignore", "inherit", "ipc"] }).pid;
+    }
     case "snapshot":
       return await sessions.snapshot();
     case "querySnapshot":
@@ -59,6 +66,7 @@ async function obey(command: SessionCommand): Promise<unknown> {
 
 start();
 say({ event: "ready", pid: process.pid });
+if (settings.livesMs !== undefined) await sleep(systemClock, settings.livesMs);
 for await (const command of createInterface({ input: process.stdin })) {
   const began = systemClock.monotonic();
   const value = (await obey(command as SessionCommand)) ?? null;
