@@ -20,6 +20,7 @@ import { idleRow } from "./rows/idle.ts";
 import { locksRow } from "./rows/locks.ts";
 import { millionRow } from "./rows/million.ts";
 import { pingRow } from "./rows/ping.ts";
+import { presenceRow } from "./rows/presence.ts";
 import { replayRow } from "./rows/replay.ts";
 import { type Figures, median, type Row } from "./rows/row.ts";
 import { subscribersRow } from "./rows/subscribers.ts";
@@ -37,6 +38,7 @@ const ROWS: readonly Row[] = [
   crowdRow,
   locksRow,
   turnsRow,
+  presenceRow,
 ];
 const ROUNDS = 3;
 const BOTH: readonly ServerKind[] = ["baseline", "holdfast"];

@@ -156,13 +156,13 @@ test("[PRS-12] a pid that another process got is not the session that had it", a
   processes.running.set(8, "2");
   processes.running.delete(9);
   processes.foreign.add(9);
+  await clock.advance(4_000);
   // Whoever registers under it is new.
   registry.upsert({ pid: 8 });
-  await clock.advance(4_000);
   const sessions = registry.snapshot().sessions;
   assert.deepEqual(
     sessions.map(({ pid, session_name, started_at }) => [pid, session_name, started_at]),
-    [[8, "process 8", START]],
+    [[8, "process 8", START + 4]],
   );
 });
 

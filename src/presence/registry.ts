@@ -66,7 +66,13 @@ export class Registry {
     const update = readPayload(payload);
     if (typeof update === "string") return refused(update);
     const { pid, generation } = update;
-    const found = this.#processes.look(pid);
+    const wall = this.#clock.wall();
+    const monotonic = this.#clock.monotonic();
+    const known = this.#entries.get(pid);
+    // Of a flood of updates not each needs another look.
+    const trusted =
+      known !== undefined && monotonic - known.checkedAt < this.#trustMs / 2 && this.#processes.inUse(pid);
+    const found = trusted ? ({ state: "alive", startTime: known.startTime } as const) : this.#processes.look(pid);
     if (found.state === "gone") return refused(`no process ${pid} runs`);
     if (found.state === "foreign") return refused(`process ${pid} is another user's`);
     const { startTime } = found;
@@ -74,7 +80,6 @@ export class Registry {
     if (over !== undefined && over.startTime === startTime && generation !== 0 && generation <= over.generation) {
       return refused("the session was stopped");
     }
-    const known = this.#entries.get(pid);
     const before = known?.startTime === startTime ? known : undefined;
     if (before === undefined && known === undefined && this.#entries.size >= MAX_SESSIONS) {
       this.sweep();
@@ -96,8 +101,6 @@ export class Registry {
     }
     const bytes = Buffer.byteLength(JSON.stringify(Object.fromEntries(fields)));
     if (bytes > MAX_RECORD_BYTES) return refused(`a record is at most ${MAX_RECORD_BYTES} bytes, not ${bytes}`);
-    const wall = this.#clock.wall();
-    const monotonic = this.#clock.monotonic();
     const lastSeenAt = Math.floor(wall / 1_000);
     const startedAt = before?.startedAt ?? update.startedAt ?? lastSeenAt;
     this.#entries.set(pid, {
@@ -108,7 +111,7 @@ export class Registry {
       lastSeenAt,
       generation: Math.max(generation, before?.generation ?? 0),
       startTime,
-      checkedAt: monotonic,
+      checkedAt: trusted ? known.checkedAt : monotonic,
     });
     return { ok: true, payload: { pid, started_at: startedAt } };
   }

@@ -3,7 +3,7 @@
  * long-winded or many is cut off, so that what strangers on this machine do costs the host little and its sessions
  * nothing: a line has 64 KiB, a connection one second, and of too many connections the oldest makes room (PRS-9).
  */
-import { createHash, timingSafeEqual } from "node:crypto";
+import { hash, timingSafeEqual } from "node:crypto";
 import { once } from "node:events";
 import { createServer, type Server, type Socket } from "node:net";
 import type { Clock } from "../clock.ts";
@@ -28,7 +28,7 @@ export interface ServiceOptions {
   logger: Logger;
 }
 
-const digest = (text: string): Buffer => createHash("sha256").update(text).digest();
+const digest = (text: string): Buffer => hash("sha256", text, "buffer");
 
 /** A stranger's word in an answer: short, and nothing that moves a cursor. */
 const shown = (text: string): string => text.slice(0, MAX_SHOWN_CHARS).replaceAll(/[^\x20-\x7e]/g, "?");
