@@ -11,9 +11,10 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { monitorEventLoopDelay } from "node:perf_hooks";
 import { createInterface } from "node:readline";
+import { setFlagsFromString } from "node:v8";
+import { runInNewContext } from "node:vm";
 import { sleep, systemClock } from "../../src/clock.ts";
 import { ActiveSessions, DISCOVERY_FILENAME, Lifecycle } from "../../src/presence/index.ts";
-import { heapInUse } from "../../test/hostile/collect-garbage.ts";
 import { LineClient } from "../line-client.ts";
 import { inFlight } from "../store-file.ts";
 import { decimal, type Figures, type LocalRow, MIB, median, ratioLine, whole } from "./row.ts";
@@ -56,6 +57,15 @@ async function echoServer(): Promise<{ port: number; close(): void }> {
   server.listen(0, "127.0.0.1");
   await once(server, "listening");
   return { port: (server.address() as { port: number }).port, close: () => void server.close() };
+}
+
+setFlagsFromString("--expose-gc");
+const gc = runInNewContext("gc") as () => void;
+
+/** The bytes of the heap that something still refers to. */
+function heapInUse(): number {
+  gc();
+  return process.memoryUsage().heapUsed;
 }
 
 const record = { pid: process.pid, session_name: "bench", role: "session", connected: true, jobs: 3 };

@@ -4,12 +4,27 @@ import { once } from "node:events";
 import { createServer } from "node:net";
 import { test } from "node:test";
 import { sleep, systemClock } from "../../src/clock.ts";
+import type { ActiveSessions } from "../../src/presence/index.ts";
 import { found, Machine, type SessionProcess } from "./machine.ts";
 
 /** Short, so that many failovers take seconds; long against what a loaded machine adds. */
 const HEARTBEAT_MS = 500;
 /** Owners that are killed in a row. */
 const KILLS = Number(process.env["PRESENCE_KILLS"] ?? 50);
+
+/** Others who ask, one after the other and almost as fast as they are answered, until it is disposed of. */
+function askingAllTheWhile(sessions: ActiveSessions): AsyncDisposable {
+  let asking = true;
+  const asked = (async () => {
+    while (asking) await Promise.all([sessions.querySnapshot(), sleep(systemClock, 2)]);
+  })();
+  return {
+    [Symbol.asyncDispose]: async () => {
+      asking = false;
+      await asked;
+    },
+  };
+}
 
 test("[PRS-2] of 30 processes that start at once one becomes the owner, and it knows them all", async () => {
   await using machine = new Machine({ heartbeatMs: HEARTBEAT_MS });
@@ -30,11 +45,7 @@ test("[PRS-4] an owner that is killed is followed by another, and another, and n
   let living = await Promise.all(machine.spawnMany(6).map((child) => child.ready()));
   await machine.whole(sessions, living);
   const owners = new Set<number>();
-  // Others ask all the while, as fast as they are answered.
-  let asking = true;
-  const load = [1, 2].map(async () => {
-    while (asking) await Promise.all([sessions.querySnapshot(), sleep(systemClock, 2)]);
-  });
+  await using _load = askingAllTheWhile(sessions);
   for (let round = 0; round < KILLS; round += 1) {
     const owner = await machine.owner(sessions, living);
     owners.add(owner.pid);
@@ -57,8 +68,6 @@ test("[PRS-4] an owner that is killed is followed by another, and another, and n
     living = [...survivors, await newcomer.ready()];
     await machine.whole(sessions, living);
   }
-  asking = false;
-  await Promise.all(load);
   assert.equal(owners.size, KILLS);
 });
 
