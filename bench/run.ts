@@ -21,6 +21,7 @@ import { locksRow } from "./rows/locks.ts";
 import { millionRow } from "./rows/million.ts";
 import { pingRow } from "./rows/ping.ts";
 import { postgresRow, stopPostgres } from "./rows/postgres.ts";
+import { presenceRow } from "./rows/presence.ts";
 import { replayRow } from "./rows/replay.ts";
 import { type Figures, median, type Row } from "./rows/row.ts";
 import { subscribersRow } from "./rows/subscribers.ts";
@@ -39,6 +40,7 @@ const ROWS: readonly Row[] = [
   locksRow,
   turnsRow,
   postgresRow,
+  presenceRow,
 ];
 const ROUNDS = 3;
 const BOTH: readonly ServerKind[] = ["baseline", "holdfast"];

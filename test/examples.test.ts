@@ -5,10 +5,11 @@
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { existsSync, globSync, readFileSync } from "node:fs";
+import { existsSync, globSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
 import path from "node:path";
 import { text } from "node:stream/consumers";
-import { test } from "node:test";
+import { after, test } from "node:test";
 import { fileURLToPath } from "node:url";
 import { NO_OPENCODE } from "./opencode/real-server.ts";
 
@@ -19,6 +20,9 @@ const LONGEST_MS = 60_000;
 const examples = globSync("examples/*.ts", { cwd: ROOT })
   .map((file) => path.basename(file, ".ts"))
   .sort();
+
+const presence = mkdtempSync(path.join(tmpdir(), "holdfast-examples-"));
+after(() => rmSync(presence, { recursive: true, force: true }));
 
 const read = (name: string): string => readFileSync(path.join(ROOT, "examples", name), "utf8");
 
@@ -38,6 +42,8 @@ for (const name of examples) {
   }, async () => {
     const child = spawn(process.execPath, ["--import", FROM_SOURCE, `examples/${name}.ts`], {
       cwd: ROOT,
+      // Not among the sessions of whoever runs the tests.
+      env: { ...process.env, HOLDFAST_PRESENCE_DIR: presence },
       stdio: ["ignore", "pipe", "pipe"],
       timeout: LONGEST_MS,
       killSignal: "SIGKILL",

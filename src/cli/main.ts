@@ -11,6 +11,7 @@ import { doctorCommand } from "./doctor.ts";
 import { jobsCommand } from "./jobs.ts";
 import { locksCommand } from "./locks.ts";
 import { oneLine, Problem } from "./problem.ts";
+import { psCommand } from "./ps.ts";
 import { resultCommand } from "./result.ts";
 import { serveCommand } from "./serve.ts";
 import { submitCommand } from "./submit.ts";
@@ -46,6 +47,7 @@ const program = new Command("holdfast")
   .addCommand(turnCommand(terminal))
   .addCommand(conversationsCommand(terminal))
   .addCommand(locksCommand(terminal))
+  .addCommand(psCommand(terminal))
   .addCommand(backupCommand(terminal))
   .addCommand(conformanceCommand(terminal))
   .addCommand(doctorCommand(terminal))

@@ -32,6 +32,7 @@ import { stdioTransport } from "../transport/stdio.ts";
 import { ensureHome, homeDirectory, removeDiscovery, runningServer, writeDiscovery } from "./discovery.ts";
 import { joinedLeases, leaseOption } from "./lease-option.ts";
 import { type OpencodeFlags, opencodeService } from "./opencode.ts";
+import { announce } from "./presence.ts";
 import { oneLine, Problem } from "./problem.ts";
 import { positiveSeconds, seconds } from "./seconds.ts";
 import { namedStore, STORE_OPTION } from "./store.ts";
@@ -245,7 +246,7 @@ async function run(flags: ServeFlags, terminal: Terminal): Promise<void> {
   });
   opencode?.register(runtime, conversations);
   if (flags.demo) registerDemoAgents(runtime, { directory: process.cwd() });
-  if (flags.stdio) await serveStdio(runtime, flags, logger);
+  if (flags.stdio) await serveStdio(runtime, conversations, flags, logger);
   else await servePort(runtime, { conversations, flags, terminal, home, storeName: store.name, access, logger });
 }
 
@@ -301,11 +302,24 @@ async function servePort(runtime: Runtime, parts: PortParts): Promise<void> {
     );
   }
 
-  const stopping = stopOnSignals(server, flags.drain * 1_000, logger, () =>
-    removeDiscovery(home, process.pid).catch((error: unknown) =>
-      logger.warn({ err: error }, "the discovery file stays behind"),
-    ),
+  await using listed = announce(
+    {
+      sessionName: "serve",
+      role: "headless",
+      connected: true,
+      frontend: "cli",
+      metadata: () => ({ url: server.url, conversations: conversations.running, jobs: runtime.runningJobs }),
+    },
+    logger,
   );
+  const listener = { host: flags.host, port: server.port };
+  listed.lifecycle.updateListener({ ...listener, connected: true });
+  const stopping = stopOnSignals(server, flags.drain * 1_000, logger, async () => {
+    listed.lifecycle.updateListener({ ...listener, connected: false });
+    await removeDiscovery(home, process.pid).catch((error: unknown) =>
+      logger.warn({ err: error }, "the discovery file stays behind"),
+    );
+  });
   if (flags.json) {
     terminal.json({
       url: server.url,
@@ -321,7 +335,12 @@ async function servePort(runtime: Runtime, parts: PortParts): Promise<void> {
 }
 
 /** One connection on standard input and output; its end stops the runtime. */
-async function serveStdio(runtime: Runtime, flags: ServeFlags, logger: Logger): Promise<void> {
+async function serveStdio(
+  runtime: Runtime,
+  conversations: Conversations,
+  flags: ServeFlags,
+  logger: Logger,
+): Promise<void> {
   try {
     await runtime.start();
   } catch (error) {
@@ -330,7 +349,19 @@ async function serveStdio(runtime: Runtime, flags: ServeFlags, logger: Logger): 
   // Elsewhere a reader that leaves ends the program; here jobs are under way, and their end is waited for.
   process.stdout.removeAllListeners("error");
   const transport = stdioTransport({ input: process.stdin, output: process.stdout }, { logger });
-  const stopping = stopOnSignals(runtime, flags.drain * 1_000, logger, async () => undefined);
+  await using listed = announce(
+    {
+      sessionName: "serve --stdio",
+      role: "session",
+      connected: true,
+      frontend: "cli",
+      metadata: () => ({ conversations: conversations.running, jobs: runtime.runningJobs }),
+    },
+    logger,
+  );
+  const stopping = stopOnSignals(runtime, flags.drain * 1_000, logger, async () =>
+    listed.lifecycle.updateConnected(false),
+  );
   // A pipe that was cut has no end, a file that has ended is not closed.
   for (const event of ["end", "close"]) process.stdin.once(event, () => stopping.begin("the connection ended"));
   runtime.accept(transport);

@@ -318,6 +318,11 @@ export class Conversations {
     return new UpstreamSession(record, { clock, logger, ...options });
   }
 
+  /** Conversations of which a turn runs here now. */
+  get running(): number {
+    return this.#turns.running;
+  }
+
   /** The lock of a turn that runs here: what the turn does outside the store starts only if it lasts (law 3). */
   lockOf(jobId: string): Lock | undefined {
     return this.#turns.lockOf(jobId);
