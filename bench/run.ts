@@ -21,6 +21,7 @@ import { locksRow } from "./rows/locks.ts";
 import { millionRow } from "./rows/million.ts";
 import { pingRow } from "./rows/ping.ts";
 import { replayRow } from "./rows/replay.ts";
+import { routesRow } from "./rows/routes.ts";
 import { type Figures, median, type Row } from "./rows/row.ts";
 import { subscribersRow } from "./rows/subscribers.ts";
 import { turnsRow } from "./rows/turns.ts";
@@ -37,6 +38,7 @@ const ROWS: readonly Row[] = [
   crowdRow,
   locksRow,
   turnsRow,
+  routesRow,
 ];
 const ROUNDS = 3;
 const BOTH: readonly ServerKind[] = ["baseline", "holdfast"];

@@ -10,10 +10,19 @@ import { credentials } from "./migrations/0003-credentials.ts";
 import { questions } from "./migrations/0004-questions.ts";
 import { conversations } from "./migrations/0005-conversations.ts";
 import { bindings } from "./migrations/0006-bindings.ts";
+import { deliveries } from "./migrations/0007-deliveries.ts";
 import type { Migration } from "./migrations/migration.ts";
 
 /** In order. */
-const MIGRATIONS: readonly Migration[] = [spine, delegation, credentials, questions, conversations, bindings];
+const MIGRATIONS: readonly Migration[] = [
+  spine,
+  delegation,
+  credentials,
+  questions,
+  conversations,
+  bindings,
+  deliveries,
+];
 
 /**
  * All or nothing: on failure the caller closes the connection, which rolls back.

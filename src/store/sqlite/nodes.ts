@@ -4,6 +4,7 @@
  */
 import { type Burial, type NodeFacet, type NodeRecord, StoreRefusal } from "../store.ts";
 import type { Database } from "./database.ts";
+import { endClaims } from "./delivery-rows.ts";
 import type { Engine } from "./engine.ts";
 import { endJob } from "./jobs.ts";
 import type { NodeLocks } from "./node-lock.ts";
@@ -115,6 +116,7 @@ function bury(db: Database, burial: Burial): { endedJobIds: string[]; more: bool
     // Those of its turns are freed with their jobs, below.
     db.run(`${FREE_LOCK} WHERE lock_node = ? AND lock_holder IS NOT NULL AND lock_job_key IS NULL`, burial.nodeId);
     detachAll(db, burial.nodeId, burial.now);
+    endClaims(db, burial.nodeId, burial.now);
   }
   const live = db.all<{ job_key: number; job_id: string; last_n: number; run_epoch: number }>(
     `SELECT h.job_key, j.job_id, h.last_n, h.run_epoch FROM job_heads h JOIN jobs j ON j.job_key = h.job_key
@@ -141,6 +143,7 @@ function leave(db: Database, nodeId: string, now: number): void {
   );
   db.run(`${FREE_LOCK} WHERE lock_node = ? AND lock_holder IS NOT NULL AND lock_job_key IS NULL`, nodeId);
   detachAll(db, nodeId, now);
+  endClaims(db, nodeId, now);
 }
 
 function detachAll(db: Database, nodeId: string, now: number): void {
