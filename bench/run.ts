@@ -23,6 +23,7 @@ import { pingRow } from "./rows/ping.ts";
 import { postgresRow, stopPostgres } from "./rows/postgres.ts";
 import { presenceRow } from "./rows/presence.ts";
 import { replayRow } from "./rows/replay.ts";
+import { routesRow } from "./rows/routes.ts";
 import { type Figures, median, type Row } from "./rows/row.ts";
 import { subscribersRow } from "./rows/subscribers.ts";
 import { turnsRow } from "./rows/turns.ts";
@@ -41,6 +42,7 @@ const ROWS: readonly Row[] = [
   turnsRow,
   postgresRow,
   presenceRow,
+  routesRow,
 ];
 const ROUNDS = 3;
 const BOTH: readonly ServerKind[] = ["baseline", "holdfast"];

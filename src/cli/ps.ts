@@ -1,4 +1,4 @@
-/** `holdfast ps`: which sessions of this user run on this machine (CLI-23). */
+/** `holdfast ps`: which sessions of this user run on this machine (CLI-24). */
 import Table from "cli-table3";
 import { Command } from "commander";
 import { sleep, systemClock } from "../clock.ts";

@@ -16,6 +16,7 @@ import { systemClock } from "../clock.ts";
 import { Conversations } from "../conversation/index.ts";
 import type { Logger } from "../logger.ts";
 import type { Lease } from "../protocol/index.ts";
+import { Routes } from "../routing/index.ts";
 import { type Authenticator, DEFAULT_GRANTS, type Grants, type LeasePolicy, Runtime } from "../runtime/index.ts";
 import {
   bearerTokens,
@@ -244,10 +245,13 @@ async function run(flags: ServeFlags, terminal: Terminal): Promise<void> {
     maxQueuedTurns: flags.maxQueued,
     ...(opencode === undefined ? {} : { upstream: { backends: [opencode.backend] } }),
   });
+  await using routes = new Routes({ logger }).start();
   opencode?.register(runtime, conversations);
   if (flags.demo) registerDemoAgents(runtime, { directory: process.cwd() });
   if (flags.stdio) await serveStdio(runtime, conversations, flags, logger);
-  else await servePort(runtime, { conversations, flags, terminal, home, storeName: store.name, access, logger });
+  else {
+    await servePort(runtime, { conversations, routes, flags, terminal, home, storeName: store.name, access, logger });
+  }
 }
 
 /** What was granted on the command line; and the demo's reader may read where it was started. */
@@ -259,6 +263,7 @@ function policyFor({ grant, model, demo }: ServeFlags): LeasePolicy {
 
 interface PortParts {
   conversations: Conversations;
+  routes: Routes;
   flags: ServeFlags;
   terminal: Terminal;
   home: string;
@@ -268,7 +273,7 @@ interface PortParts {
 }
 
 async function servePort(runtime: Runtime, parts: PortParts): Promise<void> {
-  const { conversations, flags, terminal, home, storeName, access, logger } = parts;
+  const { conversations, routes, flags, terminal, home, storeName, access, logger } = parts;
   const tls = await tlsFor(flags);
   const older = await runningServer(home).catch((error: unknown) => {
     logger.warn({ err: error }, "the discovery file of an earlier server cannot be used; it is replaced");
@@ -283,6 +288,7 @@ async function servePort(runtime: Runtime, parts: PortParts): Promise<void> {
       allowedOrigins: flags.allowOrigin,
       insecurePlaintext: flags.insecurePlaintext,
       conversations,
+      routes,
       logger,
       ...tls,
     });

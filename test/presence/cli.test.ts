@@ -71,7 +71,7 @@ class User implements AsyncDisposable {
   }
 }
 
-test("[CLI-22] a server is listed with its listener and what it works on, as long as it serves", async () => {
+test("[CLI-23] a server is listed with its listener and what it works on, as long as it serves", async () => {
   await using user = new User();
   const server = await user.serve();
   const idle = await user.listed((all) => all.find(({ connected }) => connected));
@@ -95,7 +95,7 @@ test("[CLI-22] a server is listed with its listener and what it works on, as lon
   assert.deepEqual([none, err, status], ["", "No sessions.\n", 0]);
 });
 
-test("[CLI-22] whatever follows a job is listed while it does, and says truthfully whether it is connected", async () => {
+test("[CLI-23] whatever follows a job is listed while it does, and says truthfully whether it is connected", async () => {
   await using user = new User();
   await user.serve();
   const submit = user.run(["submit", "ticker", ENDLESS, "--follow"]);
@@ -114,7 +114,7 @@ test("[CLI-22] whatever follows a job is listed while it does, and says truthful
   await user.listed((all) => all.length === 2 && all[0]);
 });
 
-test("[CLI-22] a session whose server is gone is told to be without connection", async () => {
+test("[CLI-23] a session whose server is gone is told to be without connection", async () => {
   await using user = new User();
   const server = await user.serve();
   user.run(["submit", "ticker", ENDLESS, "--follow"]);
@@ -123,7 +123,7 @@ test("[CLI-22] a session whose server is gone is told to be without connection",
   await user.listed((all) => all.find(({ session_name, connected }) => session_name === "submit ticker" && !connected));
 });
 
-test("[CLI-22] HOLDFAST_ACTIVE_SESSIONS=0 keeps a command off the list, and the list off its machine", async () => {
+test("[CLI-23] HOLDFAST_ACTIVE_SESSIONS=0 keeps a command off the list, and the list off its machine", async () => {
   await using user = new User();
   const off = { HOLDFAST_ACTIVE_SESSIONS: "0" };
   const server = user.run(["serve", "--demo", "--port", "0", "--json"], off);
@@ -136,7 +136,7 @@ test("[CLI-22] HOLDFAST_ACTIVE_SESSIONS=0 keeps a command off the list, and the 
   assert.equal((await user.ended(["ps"], off)).err, "No sessions.\n");
 });
 
-test("[CLI-22] a service that hangs delays neither the start nor the end of a command", async () => {
+test("[CLI-23] a service that hangs delays neither the start nor the end of a command", async () => {
   await using user = new User();
   await user.serve();
   await user.listed((all) => all[0]);
@@ -164,7 +164,7 @@ test("[CLI-22] a service that hangs delays neither the start nor the end of a co
   );
 });
 
-test("[CLI-23] ps --json is the snapshot on one line; names that strangers chose reach a terminal without control characters", async () => {
+test("[CLI-24] ps --json is the snapshot on one line; names that strangers chose reach a terminal without control characters", async () => {
   await using user = new User();
   const here = user.machine.here();
   const name = "evil\u001b]0;title\u0007\u202e\nname";
@@ -190,7 +190,7 @@ test("[CLI-23] ps --json is the snapshot on one line; names that strangers chose
   assert.match(table.out, /│ evil\]0;title name │/);
 });
 
-test("[CLI-23] hidden sessions are in the JSON, and not in the table", async () => {
+test("[CLI-24] hidden sessions are in the JSON, and not in the table", async () => {
   await using user = new User();
   const here = user.machine.here();
   await here.registerSession({ pid: process.pid, hidden: true });
@@ -198,7 +198,7 @@ test("[CLI-23] hidden sessions are in the JSON, and not in the table", async () 
   assert.equal((JSON.parse((await user.ended(["ps", "--json"])).out) as Snapshot).total, 1);
 });
 
-test("[CLI-23] ps waits for the sessions of an owner that was killed, and cleans up after one that was alone", async () => {
+test("[CLI-24] ps waits for the sessions of an owner that was killed, and cleans up after one that was alone", async () => {
   await using user = new User();
   const [owner, other] = await Promise.all([user.machine.spawn().ready(), user.machine.spawn().ready()]);
   const here = user.machine.here({ enabled: false });
@@ -216,7 +216,7 @@ test("[CLI-23] ps waits for the sessions of an owner that was killed, and cleans
   assert.throws(() => user.machine.discovery(), /ENOENT/);
 });
 
-test("[CLI-23] ps --watch shows every change until Ctrl-C, which ends it well", async () => {
+test("[CLI-24] ps --watch shows every change until Ctrl-C, which ends it well", async () => {
   await using user = new User();
   const here = user.machine.here();
   await here.ensureService();
@@ -239,13 +239,13 @@ test("[CLI-23] ps --watch shows every change until Ctrl-C, which ends it well", 
   assert.deepEqual(await exited, [0, null]);
 });
 
-test("[CLI-23] on a terminal the table is drawn in its own place", () => {
+test("[CLI-24] on a terminal the table is drawn in its own place", () => {
   const out = Object.assign(new PassThrough(), { isTTY: true, columns: 80 });
   terminalOn(out, out).screen("one\u001b[2J\ntwo");
   assert.equal(String(out.read()), "\u001b[Hone[2J\u001b[K\ntwo\u001b[K\n\u001b[J");
 });
 
-test("[CLI-23] ps needs no server, and says no more than that there is nothing", async () => {
+test("[CLI-24] ps needs no server, and says no more than that there is nothing", async () => {
   await using user = new User();
   rmSync(user.machine.directory, { recursive: true });
   const { out, err, status } = await user.ended(["ps"]);
