@@ -21,7 +21,7 @@ export type {
   ToolOptions,
 } from "./acting/tools.ts";
 export type { AgentHandler, AgentOptions } from "./agents.ts";
-export type { Authenticator, Identity } from "./auth.ts";
+export { type Asker, type Authenticator, type Identity, type Role, roleOf } from "./auth.ts";
 export type { JobCredentials } from "./credentials/job-credentials.ts";
 export type {
   CredentialProvisioner,
@@ -39,6 +39,7 @@ export { DEFAULT_GRANTS, type Grants, type LeasePolicy } from "./policy.ts";
 export type { AnswerPolicy } from "./questions/answering.ts";
 export type { Question } from "./questions/open-questions.ts";
 export { Runtime } from "./runtime.ts";
+export { TICKET_TTL_MS, type Tickets } from "./tickets.ts";
 export { type OpenTelemetryApi, openTelemetry } from "./tracing/open-telemetry.ts";
 export type { TraceParent } from "./tracing/traceparent.ts";
 export type { JobTrace, SessionTrace, SpanAttributes, TracedJob, TracedSession, Tracing } from "./tracing/tracing.ts";

@@ -1,7 +1,8 @@
 /**
  * Jobs for whoever has no session: the HTTP API, or the program that embeds the runtime. Each question is
  * one or two reads of the store, so the answer is the same on every node; it costs the runtime nothing
- * while nobody asks. Everything is seen from a principal, and another one's job is not there (SRV-13).
+ * while nobody asks. Everything is seen from a principal, and another one's job is not there (SRV-13),
+ * except for an operator.
  */
 import type { Clock } from "../clock.ts";
 import type { Logger } from "../logger.ts";
@@ -15,6 +16,7 @@ import {
   type ResultPayload,
 } from "../protocol/index.ts";
 import { type JobRecord, type ListQuery, type QuestionRecord, type Store, StoreRefusal } from "../store/store.ts";
+import { type Asker, isOperator, principalOf } from "./auth.ts";
 import type { Masking } from "./credentials/masking.ts";
 import { inTime } from "./in-time.ts";
 import { cancelledPayload } from "./job/cancelled.ts";
@@ -26,6 +28,8 @@ import { noJob, type Viewing } from "./visibility.ts";
 /** A job as it is told over `/v1`. Times are ISO 8601 in UTC. */
 export interface JobInfo {
   job_id: string;
+  /** Whose it is. */
+  principal: string;
   /** `name@version`. */
   agent: string;
   status: JobStatus;
@@ -113,24 +117,24 @@ export class JobDesk {
     this.#parts = parts;
   }
 
-  async get(jobId: string, principal: string): Promise<JobInfo> {
-    return toInfo(await this.#ask(() => this.#parts.viewing.visible(principal, jobId)));
+  async get(jobId: string, asker: Asker): Promise<JobInfo> {
+    return toInfo(await this.#ask(() => this.#parts.viewing.visible(asker, jobId)));
   }
 
   /**
-   * The jobs that the principal may see, newest first.
+   * The jobs that the asker may see, newest first.
    *
    * @throws ArcpError INVALID_REQUEST for a cursor that no list has given
    */
-  async list(principal: string, filter: JobFilter = {}): Promise<JobInfoPage> {
+  async list(asker: Asker, filter: JobFilter = {}): Promise<JobInfoPage> {
     const { limit = DEFAULT_PAGE } = filter;
-    const page = await this.#ask(() => this.#parts.viewing.list(principal, { ...filter, limit }));
+    const page = await this.#ask(() => this.#parts.viewing.list(asker, { ...filter, limit }));
     return { jobs: page.jobs.map(toInfo), next_cursor: page.nextCursor ?? null };
   }
 
   /** How a job ended, or that it has not. */
-  async result(jobId: string, principal: string): Promise<JobOutcome> {
-    const job = await this.#ask(() => this.#parts.viewing.observable(principal, jobId));
+  async result(jobId: string, asker: Asker): Promise<JobOutcome> {
+    const job = await this.#ask(() => this.#parts.viewing.observable(asker, jobId));
     if (!isFinal(job.status)) return { status: job.status };
     return await this.#ask(() => this.#outcome(job)).catch((error: unknown) => {
       // Its retention has passed since we looked.
@@ -140,15 +144,19 @@ export class JobDesk {
 
   /**
    * Asks for a job's end, as `job.cancel` does on the wire. The first wish's reason is the one that is told.
-   * A line of the runtime's log says who asked.
+   * A line of the runtime's log says who asked. For the principal that submitted it, and operators.
    */
-  async cancel(jobId: string, principal: string, reason?: string): Promise<CancelAnswer> {
+  async cancel(jobId: string, asker: Asker, reason?: string): Promise<CancelAnswer> {
     const { store, jobs, ended, clock, logger, masking } = this.#parts;
     // It is kept, and nothing that is kept has a secret in it (law 8).
     const kept = reason === undefined ? undefined : masking.text(reason);
-    const job = await this.#ask(() => this.#parts.viewing.visible(principal, jobId));
-    if (job.principal !== principal) {
-      throw new ArcpError("PERMISSION_DENIED", "job_id: only the principal that submitted a job may cancel it.");
+    const principal = principalOf(asker);
+    const job = await this.#ask(() => this.#parts.viewing.visible(asker, jobId));
+    if (job.principal !== principal && !isOperator(asker)) {
+      throw new ArcpError(
+        "PERMISSION_DENIED",
+        "job_id: only the principal that submitted a job, or an operator, may cancel it.",
+      );
     }
     const wish = await this.#ask(() =>
       store.jobs.requestCancel({ jobId, reason: kept, cancelledPayload: cancelledPayload(kept), now: clock.wall() }),
@@ -164,8 +172,8 @@ export class JobDesk {
   }
 
   /** The questions of a job, oldest first, that are open or were answered, as far as the principal may answer them. */
-  async questions(jobId: string, principal: string): Promise<QuestionInfo[]> {
-    return (await this.#ask(() => this.#parts.answering.list(jobId, principal))).map(toQuestionInfo);
+  async questions(jobId: string, asker: Asker): Promise<QuestionInfo[]> {
+    return (await this.#ask(() => this.#parts.answering.list(jobId, asker))).map(toQuestionInfo);
   }
 
   /**
@@ -173,8 +181,8 @@ export class JobDesk {
    * who did. Rejects with INVALID_REQUEST too: for an answer that its schema does not allow, and with
    * `details.code` `ALREADY_ANSWERED`, `QUESTION_CLOSED` or `QUESTION_NOT_FOUND`.
    */
-  async answer(jobId: string, questionId: string, principal: string, answer: unknown): Promise<void> {
-    await this.#ask(() => this.#parts.answering.directly({ jobId, questionId, principal, answer }));
+  async answer(jobId: string, questionId: string, asker: Asker, answer: unknown): Promise<void> {
+    await this.#ask(() => this.#parts.answering.directly({ jobId, questionId, asker, answer }));
   }
 
   async #outcome(job: JobRecord): Promise<JobOutcome> {
@@ -210,6 +218,7 @@ const iso = (wallMs: number): string => new Date(wallMs).toISOString();
 function toInfo(job: JobRecord): JobInfo {
   return {
     job_id: job.jobId,
+    principal: job.principal,
     agent: job.agent,
     status: job.status,
     lease: job.lease,

@@ -22,6 +22,7 @@ import { grantedLease } from "./policy.ts";
 import { Answering } from "./questions/answering.ts";
 import { OpenQuestions } from "./questions/open-questions.ts";
 import { Connection, type ConnectionParts } from "./session/connection.ts";
+import { Tickets } from "./tickets.ts";
 import type { RunningTurn, TurnHost, TurnKeeper } from "./turn-seam.ts";
 import type { ValueSchema } from "./value-schema.ts";
 import { Wakeups } from "./wakeups.ts";
@@ -40,6 +41,8 @@ type Phase = "new" | "running" | "stopping" | "stopped";
 export class Runtime {
   /** Jobs for whoever has no session. */
   readonly jobs: JobDesk;
+  /** For pages: what they say hello with. */
+  readonly tickets: Tickets;
   readonly #settings: Settings;
   readonly #agents = new AgentRegistry();
   readonly #wakeups = new Wakeups();
@@ -136,6 +139,7 @@ export class Runtime {
       logger,
     });
     const { storeTimeoutMs } = this.#settings;
+    this.tickets = new Tickets(clock);
     this.jobs = new JobDesk({
       store,
       jobs: this.#jobs,
@@ -183,6 +187,7 @@ export class Runtime {
       desk: this.jobs,
       recent,
       wakeups: this.#wakeups,
+      authenticate: async (token) => this.tickets.redeem(token) ?? (await this.authenticate(token)),
       nodeId: () => this.#node.nodeId,
       turns: () => this.#jobs.turns,
       ended: (jobIds) => this.#endedByStore(jobIds),
@@ -202,9 +207,11 @@ export class Runtime {
     return this.#settings.clock;
   }
 
-  /** Who is behind a token, or `undefined` when the token is not good. */
-  authenticate(token: string): Promise<Identity | undefined> {
-    return this.#settings.auth.authenticate(token);
+  /** Who is behind a token, or `undefined` when the token is not good, or is over. A ticket is none. */
+  async authenticate(token: string): Promise<Identity | undefined> {
+    const identity = await this.#settings.auth.authenticate(token);
+    const { expiresAt } = identity ?? {};
+    return expiresAt !== undefined && expiresAt <= this.#settings.clock.wall() ? undefined : identity;
   }
 
   /** Jobs that run here now. */

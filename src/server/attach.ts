@@ -12,6 +12,10 @@ import { MAX_FRAME_BYTES } from "../protocol/index.ts";
 import type { Runtime } from "../runtime/index.ts";
 import { fromWs } from "../transport/ws-server.ts";
 import { type AddressRules, refusalOf } from "./addresses.ts";
+import { DEFAULT_RATE, Door } from "./auth/door.ts";
+import type { Rate } from "./auth/rate-limit.ts";
+import { consoleSite } from "./console.ts";
+import type { Site } from "./site.ts";
 import { mountV1 } from "./v1/mount.ts";
 
 /** Where the wire is spoken. */
@@ -28,6 +32,15 @@ export interface AttachOptions {
   maxUnauthenticated?: number;
   /** The runtime's, to be asked about under `/v1`. @default none, and nothing is served there about them */
   conversations?: Conversations;
+  /** Serves the console under `/console/` (SRV-26): `true`, or where it was built. @default false */
+  console?: boolean | { directory: string };
+  /** What one principal may ask under `/v1` (SRV-24). @default { perSecond: 100, burst: 400 } */
+  rateLimit?: Rate;
+  /**
+   * Whether a login's cookie goes over TLS alone. Say `true` behind a proxy that speaks TLS.
+   * @default where the request itself came over TLS
+   */
+  secureCookies?: boolean;
   /** @default a logger that says nothing */
   logger?: Logger;
 }
@@ -70,13 +83,20 @@ export function pathOf(request: IncomingMessage): { path: string; query: URLSear
   return { path: pathname, query: searchParams };
 }
 
+function sitesOf({ console = false }: AttachOptions): Site[] {
+  return console === false ? [] : [consoleSite(console === true ? undefined : console.directory)];
+}
+
 /**
  * Serves the runtime on `/arcp` of an HTTP server that serves other things as well. Starts the runtime,
  * and never stops it. Upgrades to other paths are left to the server's other listeners, and answered 404
  * when there is none.
+ *
+ * @throws RangeError for a `rateLimit` that is none
  */
 export async function attach(runtime: Runtime, httpServer: Server, options: AttachOptions = {}): Promise<Attachment> {
   const { maxConnections = 20_000, maxUnauthenticated = 1_000, logger = silentLogger } = options;
+  const door = new Door(runtime, { clock: runtime.clock, rate: options.rateLimit ?? DEFAULT_RATE });
   const rulesNow = (): AddressRules => ({
     boundHost: boundHostOf(httpServer),
     allowedHosts: options.allowedHosts ?? [],
@@ -156,6 +176,9 @@ export async function attach(runtime: Runtime, httpServer: Server, options: Atta
     refusalOf: (request) => refusalOf(request, rulesNow()),
     conversations: options.conversations,
     logger,
+    door,
+    secureCookies: options.secureCookies,
+    sites: sitesOf(options),
   });
 
   const stop = async () => {

@@ -26,7 +26,7 @@ import {
 } from "../../store/store.ts";
 import type { Transport } from "../../transport/transport.ts";
 import type { AgentRegistry } from "../agents.ts";
-import type { Identity } from "../auth.ts";
+import { type Identity, type Role, roleOf } from "../auth.ts";
 import type { CredentialKeeper } from "../credentials/keeper.ts";
 import type { Masking } from "../credentials/masking.ts";
 import { holdsCredentials, revealEvent, revealReply } from "../credentials/reveal.ts";
@@ -67,6 +67,8 @@ export interface ConnectionParts {
   desk: JobDesk;
   recent: RecentEvents;
   wakeups: Wakeups;
+  /** Who is behind the token, or the ticket, of a hello. */
+  authenticate(token: string): Promise<Identity | undefined>;
   nodeId(): string;
   turns(): TurnKeeper | undefined;
   ended(jobIds: readonly string[]): void;
@@ -84,7 +86,7 @@ interface Attachment {
   readonly tail: Tail;
   /** Made for the first request: a session that only listens needs none. */
   requests: Requests | undefined;
-  readonly operator: boolean;
+  readonly role: Role;
   readonly rate: InboundRate;
   readonly heartbeat: Heartbeat | undefined;
   readonly expiry: Timer | undefined;
@@ -385,8 +387,8 @@ export class Connection {
 
   async #open(hello: RequestPayload<"session.hello">, envelope: Envelope): Promise<void> {
     const { settings } = this.#parts;
-    const identity = await settings.auth.authenticate(hello.auth.token);
-    if (identity === undefined || (identity.expiresAt !== undefined && identity.expiresAt <= settings.clock.wall())) {
+    const identity = await this.#parts.authenticate(hello.auth.token);
+    if (identity === undefined) {
       throw new ArcpError("UNAUTHENTICATED", "payload.auth.token: is not a good token.");
     }
     const token = newResumeToken();
@@ -465,7 +467,7 @@ export class Connection {
         replies,
         tail,
         requests: undefined,
-        operator: identity.operator === true,
+        role: roleOf(identity),
         rate,
         heartbeat,
         expiry,
@@ -505,7 +507,7 @@ export class Connection {
     const { clock, logger } = settings;
     const { session, replies, tail } = attachment;
     attachment.requests ??= new Requests({
-      operator: attachment.operator,
+      role: attachment.role,
       turns: this.#parts.turns,
       ended: this.#parts.ended,
       placed: this.#parts.placed,

@@ -44,6 +44,11 @@ export function problemOf(error: ArcpError, status = statusOf(error)): Problem {
   };
 }
 
+export function problemResponse(error: ArcpError, status?: number, headers: Record<string, string> = {}): Response {
+  const problem = problemOf(error, status);
+  return new Response(problem.body, { status: problem.status, headers: { ...problem.headers, ...headers } });
+}
+
 /** Where neither table has a status of its own: `details.reason`, as conversations give it. */
 const STATUS_OF_REASON: ReadonlyMap<unknown, number> = new Map([
   ["unknown_conversation", 404],

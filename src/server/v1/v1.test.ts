@@ -114,6 +114,7 @@ test("[SRV-12] a job is looked at, and jobs are listed by filter in pages", DEAD
     { ...one, created_at: "", events: 0 },
     {
       job_id: live.id,
+      principal: "alice",
       agent: "wait@1.0.0",
       status: "running",
       lease: {},
