@@ -9,6 +9,7 @@ import { Conversations } from "../src/conversation/index.ts";
 import { Runtime, type RuntimeOptions } from "../src/runtime/index.ts";
 import { bearerTokens, type ServeOptions, serve } from "../src/server/index.ts";
 import { sqlite } from "../src/store/sqlite/index.ts";
+import { ManualClock } from "../src/testing/manual-clock.ts";
 import { FaultyStore } from "./faulty-store.ts";
 
 export interface Asking {
@@ -73,7 +74,16 @@ export async function newHttpServer(
   given.prepare?.(runtime);
   const conversations = new Conversations(runtime);
   const server = await serve(runtime, { port: 0, conversations, ...given.server });
-  stack.defer(() => server.stop({ drainMs: 0 }));
+  stack.defer(async () => {
+    const stopped = server.stop({ drainMs: 0 });
+    let over = false;
+    void stopped.then(() => {
+      over = true;
+    });
+    const { clock } = given.runtime ?? {};
+    while (clock instanceof ManualClock && !over) await clock.advance(100);
+    await stopped;
+  });
   return {
     runtime,
     server,

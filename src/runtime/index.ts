@@ -34,6 +34,8 @@ export type { JobContext } from "./job/context.ts";
 export type { Delegated, DelegateOptions } from "./job/delegated.ts";
 export type { ResultStream, StreamOptions } from "./job/result-stream.ts";
 export type { CancelAnswer, JobDesk, JobFilter, JobInfo, JobInfoPage, JobOutcome, QuestionInfo } from "./job-desk.ts";
+export type { FollowedPage, JobFollow } from "./job-follow.ts";
+export type { JobSubmission, SubmittedJob } from "./job-submit.ts";
 export { type RuntimeOptions, VERSION } from "./options.ts";
 export { DEFAULT_GRANTS, type Grants, type LeasePolicy } from "./policy.ts";
 export type { AnswerPolicy } from "./questions/answering.ts";

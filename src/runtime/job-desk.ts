@@ -20,10 +20,14 @@ import { type Asker, isOperator, principalOf } from "./auth.ts";
 import type { Masking } from "./credentials/masking.ts";
 import { inTime } from "./in-time.ts";
 import { cancelledPayload } from "./job/cancelled.ts";
+import type { RecentEvents } from "./job/recent-events.ts";
 import type { RunningJobs } from "./job/running-jobs.ts";
+import { JobFollow } from "./job-follow.ts";
+import { type JobSubmission, type SubmitParts, type SubmittedJob, submitJob } from "./job-submit.ts";
 import type { Answering } from "./questions/answering.ts";
 import { wholeResult } from "./session/inline-result.ts";
 import { noJob, type Viewing } from "./visibility.ts";
+import type { Wakeups } from "./wakeups.ts";
 
 /** A job as it is told over `/v1`. Times are ISO 8601 in UTC. */
 export interface JobInfo {
@@ -100,6 +104,9 @@ export interface JobDeskParts {
   logger: Logger;
   storeTimeoutMs: number;
   viewing: Viewing;
+  recent: RecentEvents;
+  wakeups: Wakeups;
+  submit: Pick<SubmitParts, "settings" | "agents" | "nodeId" | "accepting">;
   /** The store has ended these jobs: their followers are to be told. */
   ended(jobIds: readonly string[]): void;
 }
@@ -112,6 +119,7 @@ const DEFAULT_PAGE = 100;
  */
 export class JobDesk {
   readonly #parts: JobDeskParts;
+  readonly #follows = new Set<JobFollow>();
 
   constructor(parts: JobDeskParts) {
     this.#parts = parts;
@@ -130,6 +138,58 @@ export class JobDesk {
     const { limit = DEFAULT_PAGE } = filter;
     const page = await this.#ask(() => this.#parts.viewing.list(asker, { ...filter, limit }));
     return { jobs: page.jobs.map(toInfo), next_cursor: page.nextCursor ?? null };
+  }
+
+  /**
+   * Takes a job as `job.submit` does on the wire. With a key, a repeat finds the first one's job. Rejects as there:
+   * naming the field, or with DUPLICATE_KEY, LIMIT_EXCEEDED, PERMISSION_DENIED.
+   */
+  async submit(principal: string, submission: JobSubmission, key?: string): Promise<SubmittedJob> {
+    const { submit, jobs, masking, clock, logger } = this.#parts;
+    const submitted = await submitJob({ ...submit, jobs, masking, clock, logger }, principal, submission, key);
+    const { jobId, created } = submitted;
+    if (created)
+      logger.info({ audit: "job.submit", principal, job_id: jobId, agent: submission.agent }, "job submitted");
+    return submitted;
+  }
+
+  /**
+   * Whether the asker may read a job's events, and which there are. For another's job a line of the log says who asked.
+   *
+   * @throws ArcpError JOB_NOT_FOUND; PERMISSION_DENIED for one that may be seen and not observed
+   */
+  async observe(jobId: string, asker: Asker): Promise<{ newestN: number; ended: boolean }> {
+    const job = await this.#ask(() => this.#parts.viewing.observable(asker, jobId));
+    const principal = principalOf(asker);
+    if (job.principal !== principal) {
+      const line = { audit: "job.observe", principal, job_id: jobId, owner: job.principal };
+      this.#parts.logger.info(line, "somebody else's job is read");
+    }
+    return { newestN: job.lastN, ended: isFinal(job.status) };
+  }
+
+  /** Reads the events of a job that may be observed, those after `afterN`. Whoever asked for it closes it. */
+  follow(jobId: string, afterN: number): JobFollow {
+    const { store, recent, wakeups, clock, logger } = this.#parts;
+    const follow = new JobFollow({ jobs: store.jobs, recent, wakeups, clock, logger }, jobId, afterN);
+    this.#follows.add(follow);
+    follow.closed.addEventListener("abort", () => this.#follows.delete(follow), { once: true });
+    return follow;
+  }
+
+  /** How many follow now. */
+  get followers(): number {
+    return this.#follows.size;
+  }
+
+  /** Resolves when every follower has read what there is. */
+  async whenIdle(): Promise<void> {
+    await Promise.all([...this.#follows].map((follow) => follow.whenIdle()));
+  }
+
+  /** Ends what is being followed. */
+  stop(): void {
+    for (const follow of this.#follows) follow.close();
   }
 
   /** How a job ended, or that it has not. */

@@ -1,16 +1,27 @@
 import { type Clock, sleep, type Timer } from "../clock.ts";
-import { ArcpError, type VendorType } from "../protocol/index.ts";
-import type { ClaimedTurn, Hint, NewJob, SweepQuery, TurnClaim, TurnPlace } from "../store/store.ts";
+import { type AgentInfo, ArcpError, type VendorType } from "../protocol/index.ts";
+import {
+  type ClaimedTurn,
+  type Hint,
+  type NewJob,
+  type NodeRecord,
+  type SessionListPage,
+  StoreRefusal,
+  type SweepQuery,
+  type TurnClaim,
+  type TurnPlace,
+} from "../store/store.ts";
 import type { Transport } from "../transport/transport.ts";
 import { type ToolHandler, type ToolOptions, ToolRegistry } from "./acting/tools.ts";
 import { type AgentHandler, type AgentOptions, AgentRegistry } from "./agents.ts";
-import type { Identity } from "./auth.ts";
+import { type Asker, type Identity, isOperator, principalOf } from "./auth.ts";
 import { CredentialKeeper } from "./credentials/keeper.ts";
 import { Masking } from "./credentials/masking.ts";
 import { maskingLogger } from "./credentials/masking-logger.ts";
 import { maskingTracing } from "./credentials/masking-tracing.ts";
 import { EventKinds } from "./event-kinds.ts";
 import { type Extension, Extensions } from "./extensions.ts";
+import { inTime } from "./in-time.ts";
 import { Janitor } from "./janitor.ts";
 import { LogWriter } from "./job/log-writer.ts";
 import { RecentEvents } from "./job/recent-events.ts";
@@ -146,6 +157,14 @@ export class Runtime {
       answering,
       masking,
       viewing: this.#settings.viewing,
+      recent,
+      wakeups: this.#wakeups,
+      submit: {
+        settings: this.#settings,
+        agents: this.#agents,
+        nodeId: () => this.#node.nodeId,
+        accepting: () => this.#phase === "running",
+      },
       ended: (jobIds) => this.#endedByStore(jobIds),
       clock,
       logger,
@@ -212,6 +231,57 @@ export class Runtime {
     const identity = await this.#settings.auth.authenticate(token);
     const { expiresAt } = identity ?? {};
     return expiresAt !== undefined && expiresAt <= this.#settings.clock.wall() ? undefined : identity;
+  }
+
+  /** The agents that are offered here, with their versions. */
+  get agents(): AgentInfo[] {
+    return this.#agents.list(true);
+  }
+
+  /** Sessions that have their connection here. */
+  get attachedSessions(): number {
+    return this.#attached.size;
+  }
+
+  /**
+   * Whether new work is taken: the runtime runs, and its store answers in time.
+   *
+   * @throws ArcpError INTERNAL_ERROR with `details.code: "STORE_UNAVAILABLE"` where it is not
+   */
+  async ready(): Promise<void> {
+    if (this.#phase !== "running")
+      throw ArcpError.detail("STORE_UNAVAILABLE", "The runtime does not run; it is stopping.");
+    await this.nodes();
+  }
+
+  /** The processes that share the store. @throws ArcpError as {@link ready} */
+  nodes(): Promise<NodeRecord[]> {
+    return this.#inTime(() => this.#settings.store.nodes.list());
+  }
+
+  /**
+   * Sessions that the asker may see: its principal's own; an operator's are everybody's.
+   *
+   * @throws ArcpError INVALID_REQUEST for a bad cursor; as {@link ready}
+   */
+  async sessions(
+    asker: Asker,
+    query: { limit?: number | undefined; cursor?: string | undefined } = {},
+  ): Promise<SessionListPage> {
+    const { store, clock } = this.#settings;
+    const principal = isOperator(asker) ? undefined : principalOf(asker);
+    const { limit = 100, cursor } = query;
+    return await this.#inTime(() => store.sessions.list({ principal, limit, cursor, now: clock.wall() })).catch(
+      (error: unknown) => {
+        if (!(error instanceof StoreRefusal) || error.reason !== "bad_cursor") throw error;
+        throw new ArcpError("INVALID_REQUEST", "query.cursor: is not one that a list has given; start without one.");
+      },
+    );
+  }
+
+  #inTime<T>(work: () => Promise<T>): Promise<T> {
+    const { clock, logger, storeTimeoutMs } = this.#settings;
+    return inTime(work, { clock, logger, timeoutMs: storeTimeoutMs });
   }
 
   /** Jobs that run here now. */
@@ -342,7 +412,9 @@ export class Runtime {
       });
       await this.#atMost(drainMs + FAREWELL_MS, this.#jobs.drain(drainMs, cause));
       // Every reader that reads gets what is stored.
-      await this.#atMost(FAREWELL_MS, Promise.all([...this.#connections].map((connection) => connection.whenIdle())));
+      const readers = [...this.#connections, this.jobs];
+      await this.#atMost(FAREWELL_MS, Promise.all(readers.map((reader) => reader.whenIdle())));
+      this.jobs.stop();
       for (const connection of this.#connections) connection.close(1001, "the runtime is stopping");
       this.#sweep?.cancel();
       this.#stopHints?.();

@@ -28,6 +28,7 @@ import type { ManualClock } from "./manual-clock.ts";
 import { bindingCases } from "./store-contract/binding-cases.ts";
 import { conversationCases } from "./store-contract/conversation-cases.ts";
 import { credentialCases } from "./store-contract/credential-cases.ts";
+import { overviewCases } from "./store-contract/overview-cases.ts";
 import { questionCases } from "./store-contract/question-cases.ts";
 
 /** A started, empty store of its own for one case. */
@@ -270,6 +271,7 @@ export function storeContract(
     bindingCases(it);
     conversationCases(it);
     credentialCases(it);
+    overviewCases(it);
     questionCases(it);
     lifecycle(it);
   });

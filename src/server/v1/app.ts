@@ -11,9 +11,12 @@ import type { Door } from "../auth/door.ts";
 import { accessRoutes } from "./access.ts";
 import { Api } from "./api.ts";
 import { conversationRoutes } from "./conversations.ts";
+import { eventRoutes } from "./events.ts";
 import { jobRoutes } from "./jobs.ts";
+import { overviewRoutes } from "./overview.ts";
 import { COMMON_HEADERS, problemResponse } from "./problem.ts";
 import { type Env, invalid, UnsupportedBody } from "./request.ts";
+import { turnRoutes } from "./turns.ts";
 
 export interface V1Options {
   conversations: Conversations | undefined;
@@ -57,20 +60,14 @@ export function v1App(runtime: Runtime, options: V1Options): V1 {
     }
   });
 
-  api.route(
-    {
-      method: "get",
-      path: "/health",
-      access: "open",
-      tag: "service",
-      summary: "Whether the process answers.",
-      answers: { 200: { description: "It does.", schema: z.object({ status: z.literal("ok") }) } },
-    },
-    ({ context }) => context.json({ status: "ok" }),
-  );
+  overviewRoutes(api, runtime);
   accessRoutes(api, { runtime, door, clock, logger, secureCookies: options.secureCookies });
   jobRoutes(api, runtime);
-  if (conversations !== undefined) conversationRoutes(api, { conversations, clock, logger });
+  eventRoutes(api, runtime);
+  if (conversations !== undefined) {
+    conversationRoutes(api, { conversations, clock, logger });
+    turnRoutes(api, { conversations, clock, logger });
+  }
   api.route(
     {
       method: "get",

@@ -4,11 +4,13 @@ import { z } from "zod";
 import { REQUESTS } from "../../protocol/index.ts";
 import type { Runtime } from "../../runtime/index.ts";
 import type { Api } from "./api.ts";
-import { askerOf, PAGE } from "./request.ts";
+import { askerOf, PAGE, parse } from "./request.ts";
 
 /** As `session.list_jobs` filters, flat. */
 const ListQuery = z.strictObject({ ...REQUESTS["session.list_jobs"].shape.filter.unwrap().shape, ...PAGE });
 const AnswerBody = z.strictObject({ answer: REQUESTS["x-vendor.holdfast.answer"].shape.answer });
+const { idempotency_key: IdempotencyKey, ...SUBMIT } = REQUESTS["job.submit"].shape;
+const SubmitBody = z.strictObject({ ...SUBMIT, input: SUBMIT.input.optional() });
 const CancelBody = z.strictObject({ reason: REQUESTS["job.cancel"].shape.reason });
 
 const JobStatus = z.enum(["pending", "running", "success", "error", "cancelled", "timed_out"]);
@@ -68,6 +70,31 @@ export function jobRoutes(api: Api, runtime: Runtime): void {
       return context.json(
         await jobs.list(askerOf(context), { ...rest, createdAfter, createdBefore: wallOf(created_before) }),
       );
+    },
+  );
+
+  api.route(
+    {
+      method: "post",
+      path: "/jobs",
+      access: "change",
+      tag,
+      summary: "Submit a job.",
+      headers: {
+        "idempotency-key": { schema: IdempotencyKey, description: "A repeat with the same body finds the same job." },
+      },
+      body: SubmitBody,
+      answers: {
+        200: { description: "The key had made this job before.", schema: Job },
+        201: { description: "It runs.", schema: Job },
+      },
+    },
+    async ({ body, context }) => {
+      const key = parse(IdempotencyKey, context.req.header("idempotency-key"), "Idempotency-Key");
+      const principal = context.get("principal");
+      const { jobId, created } = await jobs.submit(principal, body, key);
+      const headers = { location: `/v1/jobs/${jobId}` };
+      return context.json(await jobs.get(jobId, principal), created ? 201 : 200, headers);
     },
   );
 

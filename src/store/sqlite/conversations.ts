@@ -18,8 +18,8 @@ import {
 import { releaseBindings } from "./bindings.ts";
 import type { Database } from "./database.ts";
 import type { Engine } from "./engine.ts";
-import { endJob, headOf, insertJob, runsTooMany, wishEnd } from "./jobs.ts";
-import { requireLiveNode } from "./nodes.ts";
+import { endJob, headOf, insertJob, NO_SESSION, runsTooMany, wishEnd } from "./jobs.ts";
+import { requireLiveNode } from "./live-node.ts";
 import { FREE_LOCK, lockForTurn, takeHead } from "./turns.ts";
 
 interface ConversationRow {
@@ -121,8 +121,6 @@ const turnSize = (given: { job: NewJob; acceptedPayload: string }) => ({
   bytes: given.job.input.length + given.acceptedPayload.length,
 });
 const CLAIM_SIZE = { rows: 64 * 6, bytes: 0 };
-/** Of a job that no session submitted. */
-const NO_SESSION = 0;
 
 // ------------------------------------------------------------------------------------- conversations
 

@@ -2,7 +2,7 @@
  * Nodes: who is alive, and the burial of who is not. A live node holds the lock of its own small file
  * (node-lock.ts), which is the proof; heartbeats are for a process that hangs.
  */
-import { type Burial, type NodeFacet, type NodeRecord, StoreRefusal } from "../store.ts";
+import type { Burial, NodeFacet, NodeRecord } from "../store.ts";
 import type { Database } from "./database.ts";
 import type { Engine } from "./engine.ts";
 import { endJob } from "./jobs.ts";
@@ -11,13 +11,6 @@ import { FREE_LOCK } from "./turns.ts";
 
 /** Jobs that one step of a burial ends. */
 const JOBS_PER_STEP = 64;
-
-/** @throws StoreRefusal dead_node, also for a node that left or was never entered */
-export function requireLiveNode(db: Database, nodeId: string): void {
-  if (db.get("SELECT 1 FROM nodes WHERE node_id = ? AND state = 'alive'", nodeId) === undefined) {
-    throw new StoreRefusal("dead_node", `${nodeId} is not a live node`);
-  }
-}
 
 export function nodeFacet(engine: Engine, locks: NodeLocks): NodeFacet {
   return {
