@@ -209,9 +209,8 @@ test("[SRV-30] ready while the store answers, not while it does not or the proce
   assert.equal((await ask("/v1/health", { token: "" })).status, 200);
   store.recover();
   assert.equal(await ready(), 200);
-  const stopped = server.stop({ drainMs: 0 });
+  await server.stop({ drainMs: 0 });
   await assert.rejects(runtime.ready(), /stopping/);
-  await stopped;
 });
 
 const Submit = z.object({ requestBody: z.unknown(), parameters: z.array(z.object({ name: z.string() })) });
