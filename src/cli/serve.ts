@@ -60,6 +60,7 @@ interface ServeFlags extends OpencodeFlags {
   jwtAudience?: string;
   jwtPrincipalClaim: string;
   jwtRolesClaim: string;
+  metrics?: "token" | "open";
   allowHost: string[];
   allowOrigin: string[];
   insecurePlaintext: boolean;
@@ -137,6 +138,12 @@ export function serveCommand(terminal: Terminal): Command {
     .option("--jwt-audience <audience>", "with it: whom they must be for")
     .option("--jwt-principal-claim <claim>", "with it: the claim that names the principal", "sub")
     .option("--jwt-roles-claim <claim>", "with it: the claim that lists observer, user, operator", "roles")
+    .addOption(
+      new Option("--metrics <access>", "serve /metrics for Prometheus: for good tokens, or for everybody").choices([
+        "token",
+        "open",
+      ]),
+    )
     .option("--allow-host <name>", "a further name under which the server is reached (repeatable)", collect, [])
     .option("--allow-origin <origin>", "a further origin whose pages may connect (repeatable)", collect, [])
     .option("--insecure-plaintext", "allow another address than loopback without TLS", false)
@@ -308,6 +315,7 @@ async function servePort(runtime: Runtime, parts: PortParts): Promise<void> {
       allowedHosts: flags.allowHost,
       allowedOrigins: flags.allowOrigin,
       insecurePlaintext: flags.insecurePlaintext,
+      ...(flags.metrics === undefined ? {} : { metrics: flags.metrics }),
       conversations,
       logger,
       ...tls,

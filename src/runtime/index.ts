@@ -41,6 +41,7 @@ export { DEFAULT_GRANTS, type Grants, type LeasePolicy } from "./policy.ts";
 export type { AnswerPolicy } from "./questions/answering.ts";
 export type { Question } from "./questions/open-questions.ts";
 export { Runtime } from "./runtime.ts";
+export type { Stats, StoreErrorWhile } from "./stats.ts";
 export { TICKET_TTL_MS, type Tickets } from "./tickets.ts";
 export { type OpenTelemetryApi, openTelemetry } from "./tracing/open-telemetry.ts";
 export type { TraceParent } from "./tracing/traceparent.ts";

@@ -26,6 +26,7 @@ import { JobFollow } from "./job-follow.ts";
 import { type JobSubmission, type SubmitParts, type SubmittedJob, submitJob } from "./job-submit.ts";
 import type { Answering } from "./questions/answering.ts";
 import { wholeResult } from "./session/inline-result.ts";
+import type { Stats } from "./stats.ts";
 import { noJob, type Viewing } from "./visibility.ts";
 import type { Wakeups } from "./wakeups.ts";
 
@@ -106,6 +107,7 @@ export interface JobDeskParts {
   viewing: Viewing;
   recent: RecentEvents;
   wakeups: Wakeups;
+  stats: Stats;
   submit: Pick<SubmitParts, "settings" | "agents" | "nodeId" | "accepting">;
   /** The store has ended these jobs: their followers are to be told. */
   ended(jobIds: readonly string[]): void;
@@ -170,8 +172,8 @@ export class JobDesk {
 
   /** Reads the events of a job that may be observed, those after `afterN`. Whoever asked for it closes it. */
   follow(jobId: string, afterN: number): JobFollow {
-    const { store, recent, wakeups, clock, logger } = this.#parts;
-    const follow = new JobFollow({ jobs: store.jobs, recent, wakeups, clock, logger }, jobId, afterN);
+    const { store, recent, wakeups, stats, clock, logger } = this.#parts;
+    const follow = new JobFollow({ jobs: store.jobs, recent, wakeups, stats, clock, logger }, jobId, afterN);
     this.#follows.add(follow);
     follow.closed.addEventListener("abort", () => this.#follows.delete(follow), { once: true });
     return follow;
@@ -267,11 +269,19 @@ export class JobDesk {
     };
   }
 
-  #ask<T>(work: () => Promise<T>): Promise<T> {
-    const { clock, logger, storeTimeoutMs } = this.#parts;
-    return inTime(work, { clock, logger, timeoutMs: storeTimeoutMs });
+  async #ask<T>(work: () => Promise<T>): Promise<T> {
+    const { clock, logger, storeTimeoutMs, stats } = this.#parts;
+    try {
+      return await inTime(work, { clock, logger, timeoutMs: storeTimeoutMs });
+    } catch (error) {
+      if (isStoreUnavailable(error)) stats.storeErrors.request += 1;
+      throw error;
+    }
   }
 }
+
+const isStoreUnavailable = (error: unknown): boolean =>
+  error instanceof ArcpError && error.details?.["code"] === "STORE_UNAVAILABLE";
 
 const iso = (wallMs: number): string => new Date(wallMs).toISOString();
 

@@ -7,6 +7,7 @@ import { type Clock, sleep } from "../clock.ts";
 import type { Logger } from "../logger.ts";
 import { type JobFacet, type NewEvent, StoreRefusal, StoreUnavailable } from "../store/store.ts";
 import type { RecentEvents } from "./job/recent-events.ts";
+import type { Stats } from "./stats.ts";
 import type { Wakeups } from "./wakeups.ts";
 
 const PAGE_EVENTS = 512;
@@ -26,6 +27,7 @@ export interface JobFollowParts {
   jobs: JobFacet;
   recent: RecentEvents;
   wakeups: Wakeups;
+  stats: Stats;
   clock: Clock;
   logger: Logger;
 }
@@ -84,17 +86,19 @@ export class JobFollow {
   }
 
   async #read(): Promise<FollowedPage> {
-    const { recent, jobs, clock, logger } = this.#parts;
+    const { recent, jobs, stats, clock, logger } = this.#parts;
     const afterN = this.#positionN;
     try {
       const events = await recent.read(this.#jobId, afterN, afterN + PAGE_EVENTS);
       const last = events.at(-1);
       if (last === undefined) return { kind: "quiet" };
       this.#positionN = last.n;
+      stats.eventsFollowed += events.length;
       this.#ended = last.kind === "job.result" || last.kind === "job.error";
       return { kind: "events", events };
     } catch (error) {
       if (error instanceof StoreUnavailable) {
+        stats.storeErrors.delivery += 1;
         logger.warn({ err: error, job_id: this.#jobId }, "store down; a follower waits");
         await sleep(clock, RETRY_MS, this.#closed.signal).catch(() => undefined);
         this.#woken = true;

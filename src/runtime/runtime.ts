@@ -33,6 +33,7 @@ import { grantedLease } from "./policy.ts";
 import { Answering } from "./questions/answering.ts";
 import { OpenQuestions } from "./questions/open-questions.ts";
 import { Connection, type ConnectionParts } from "./session/connection.ts";
+import { Stats } from "./stats.ts";
 import { Tickets } from "./tickets.ts";
 import type { RunningTurn, TurnHost, TurnKeeper } from "./turn-seam.ts";
 import type { ValueSchema } from "./value-schema.ts";
@@ -54,6 +55,8 @@ export class Runtime {
   readonly jobs: JobDesk;
   /** For pages: what they say hello with. */
   readonly tickets: Tickets;
+  /** What this process has done since its start. */
+  readonly stats = new Stats();
   readonly #settings: Settings;
   readonly #agents = new AgentRegistry();
   readonly #wakeups = new Wakeups();
@@ -101,6 +104,7 @@ export class Runtime {
       recent,
       wakeups: this.#wakeups,
       masking,
+      stats: this.stats,
       handedOver: (turn, askedAt) => this.#runTurn(turn, askedAt),
     });
     const { policy, maxDelegationDepth, maxChildrenPerJob, maxRunningJobsPerPrincipal, maxInputBytes } = this.#settings;
@@ -133,6 +137,7 @@ export class Runtime {
       questions: this.#questions,
       kinds: this.#kinds,
       credentials: this.#credentials,
+      stats: this.stats,
       cancelGraceMs,
       maxResultBytes,
       tracing: this.#settings.tracing,
@@ -159,6 +164,7 @@ export class Runtime {
       viewing: this.#settings.viewing,
       recent,
       wakeups: this.#wakeups,
+      stats: this.stats,
       submit: {
         settings: this.#settings,
         agents: this.#agents,
@@ -206,6 +212,7 @@ export class Runtime {
       desk: this.jobs,
       recent,
       wakeups: this.#wakeups,
+      stats: this.stats,
       authenticate: async (token) => this.tickets.redeem(token) ?? (await this.authenticate(token)),
       nodeId: () => this.#node.nodeId,
       turns: () => this.#jobs.turns,
@@ -231,6 +238,11 @@ export class Runtime {
     const identity = await this.#settings.auth.authenticate(token);
     const { expiresAt } = identity ?? {};
     return expiresAt !== undefined && expiresAt <= this.#settings.clock.wall() ? undefined : identity;
+  }
+
+  /** Events that wait to be stored. */
+  get unstoredEvents(): number {
+    return this.#jobs.unstored;
   }
 
   /** The agents that are offered here, with their versions. */

@@ -15,6 +15,7 @@ import { type AddressRules, refusalOf } from "./addresses.ts";
 import { DEFAULT_RATE, Door } from "./auth/door.ts";
 import type { Rate } from "./auth/rate-limit.ts";
 import { consoleSite } from "./console.ts";
+import { Metrics, metricsSite } from "./metrics.ts";
 import type { Site } from "./site.ts";
 import { mountV1 } from "./v1/mount.ts";
 
@@ -34,6 +35,8 @@ export interface AttachOptions {
   conversations?: Conversations;
   /** Serves the console under `/console/` (SRV-26): `true`, or where it was built. @default false */
   console?: boolean | { directory: string };
+  /** Serves `/metrics` for Prometheus (SRV-32): to whoever has a good token, or to everybody. @default not at all */
+  metrics?: "token" | "open";
   /** What one principal may ask under `/v1` (SRV-24). @default { perSecond: 100, burst: 400 } */
   rateLimit?: Rate;
   /**
@@ -83,8 +86,12 @@ export function pathOf(request: IncomingMessage): { path: string; query: URLSear
   return { path: pathname, query: searchParams };
 }
 
-function sitesOf({ console = false }: AttachOptions): Site[] {
-  return console === false ? [] : [consoleSite(console === true ? undefined : console.directory)];
+function sitesOf(runtime: Runtime, options: AttachOptions, metrics: Metrics | undefined): Site[] {
+  const { console = false, metrics: access } = options;
+  return [
+    ...(console === false ? [] : [consoleSite(console === true ? undefined : console.directory)]),
+    ...(metrics === undefined || access === undefined ? [] : [metricsSite(runtime, metrics, access)]),
+  ];
 }
 
 /**
@@ -105,6 +112,7 @@ export async function attach(runtime: Runtime, httpServer: Server, options: Atta
   // No compression: a frame of a log is small, and a compressor per socket is not.
   const upgrades = new WebSocketServer({ noServer: true, maxPayload: MAX_FRAME_BYTES, perMessageDeflate: false });
   const sockets = new Set<WebSocket>();
+  const metrics = options.metrics === undefined ? undefined : new Metrics(runtime, () => sockets.size);
   let unauthenticated = 0;
   let refusing = false;
 
@@ -178,7 +186,8 @@ export async function attach(runtime: Runtime, httpServer: Server, options: Atta
     logger,
     door,
     secureCookies: options.secureCookies,
-    sites: sitesOf(options),
+    sites: sitesOf(runtime, options, metrics),
+    counted: (request) => metrics?.count(request),
   });
 
   const stop = async () => {

@@ -36,6 +36,7 @@ import type { RunningJobs } from "../job/running-jobs.ts";
 import type { JobDesk } from "../job-desk.ts";
 import type { Settings } from "../options.ts";
 import type { Answering } from "../questions/answering.ts";
+import type { Stats } from "../stats.ts";
 import type { SessionTrace } from "../tracing/tracing.ts";
 import type { TurnKeeper } from "../turn-seam.ts";
 import type { Wakeups } from "../wakeups.ts";
@@ -67,6 +68,7 @@ export interface ConnectionParts {
   desk: JobDesk;
   recent: RecentEvents;
   wakeups: Wakeups;
+  stats: Stats;
   /** Who is behind the token, or the ticket, of a hello. */
   authenticate(token: string): Promise<Identity | undefined>;
   nodeId(): string;
@@ -428,7 +430,7 @@ export class Connection {
   }
 
   #attach(session: AttachedSession, lastEventSeq: number, token: string, identity: Identity): void {
-    const { settings, agents, credentials, recent, wakeups } = this.#parts;
+    const { settings, agents, credentials, recent, wakeups, stats } = this.#parts;
     const { clock, logger, store } = settings;
     const replies = new ReplyQueue(
       (frame) => this.#transmit(frame),
@@ -442,6 +444,7 @@ export class Connection {
       store,
       recent,
       wakeups,
+      stats,
       clock,
       logger,
       backPressureThreshold: settings.backPressureThreshold,
@@ -520,6 +523,7 @@ export class Connection {
       masking,
       answering,
       desk,
+      stats: this.#parts.stats,
       replies,
       tail,
       clock,

@@ -50,6 +50,7 @@ import type { JobDesk } from "../job-desk.ts";
 import type { Settings } from "../options.ts";
 import { grantedLease } from "../policy.ts";
 import type { Answering } from "../questions/answering.ts";
+import type { Stats } from "../stats.ts";
 import { type RunningTurn, type TurnKeeper, turnRefused } from "../turn-seam.ts";
 import { digestOf } from "./canonical-json.ts";
 import type { ReplyQueue, ReplySlot } from "./reply-queue.ts";
@@ -65,6 +66,7 @@ export interface RequestParts {
   masking: Masking;
   answering: Answering;
   desk: JobDesk;
+  stats: Stats;
   replies: ReplyQueue;
   tail: Tail;
   clock: Clock;
@@ -671,6 +673,7 @@ export class Requests {
     if (cause instanceof ArcpError) {
       error = cause;
     } else if (cause instanceof StoreUnavailable) {
+      this.#parts.stats.storeErrors.request += 1;
       logger.error({ err: cause, session_id: session.sessionId, type }, "store unavailable");
       if (type === "job.cancel" && this.#cancelHere(envelope, slot)) return;
       error = storeUnavailable();

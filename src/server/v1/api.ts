@@ -86,8 +86,7 @@ export class Api {
     this.#describe(path, spec);
     const names = method === "get" ? ["GET", "HEAD"] : [method.toUpperCase()];
     this.#methods.set(path, [...(this.#methods.get(path) ?? []), ...names]);
-    this.app.on(method.toUpperCase(), honoPath(path), this.#admits(access), async (context) => {
-      context.set("route", path);
+    this.app.on(method.toUpperCase(), honoPath(path), this.#admits(path, access), async (context) => {
       const query = parse<Query | Nothing>(spec.query ?? Nothing, queryOf(context.req.url), "query") as Query;
       const given = UNSAFE.has(method) ? await bodyOf(context.req) : {};
       const body = parse<Body | Nothing>(spec.body ?? Nothing, given, "body") as Body;
@@ -153,8 +152,9 @@ export class Api {
     });
   }
 
-  #admits(access: Access): MiddlewareHandler<Env> {
+  #admits(route: string, access: Access): MiddlewareHandler<Env> {
     return async (context, next) => {
+      context.set("route", route);
       if (access !== "open")
         await this.#door.admit(context, { mayChange: access === "change" || access === "operator" });
       if (access === "operator" && context.get("role") !== "operator") {

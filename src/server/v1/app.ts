@@ -8,6 +8,7 @@ import type { Logger } from "../../logger.ts";
 import { ArcpError, newMessageId } from "../../protocol/index.ts";
 import { type Runtime, VERSION } from "../../runtime/index.ts";
 import type { Door } from "../auth/door.ts";
+import type { CountedRequest } from "../metrics.ts";
 import { accessRoutes } from "./access.ts";
 import { Api } from "./api.ts";
 import { conversationRoutes } from "./conversations.ts";
@@ -22,6 +23,8 @@ export interface V1Options {
   conversations: Conversations | undefined;
   logger: Logger;
   door: Door;
+  /** Told of each request that was answered. */
+  counted(request: CountedRequest): void;
   /** @default where the request came over TLS */
   secureCookies?: boolean | undefined;
 }
@@ -44,12 +47,14 @@ export function v1App(runtime: Runtime, options: V1Options): V1 {
     for (const [name, value] of Object.entries(COMMON_HEADERS)) context.header(name, value);
     context.header("x-request-id", requestId);
     const { method } = context.req;
+    const ms = clock.monotonic() - since;
+    options.counted({ route: context.get("route"), method, status: context.res.status, ms });
     const line = {
       request_id: requestId,
       method,
       route: context.get("route"),
       status: context.res.status,
-      ms: Math.round(clock.monotonic() - since),
+      ms: Math.round(ms),
       principal: context.get("principal"),
     };
     // What an operator changes is told, whatever it is (SRV-19).

@@ -15,6 +15,7 @@ import type { Logger } from "../../logger.ts";
 import { ArcpError, MAX_FRAME_BYTES } from "../../protocol/index.ts";
 import type { Runtime } from "../../runtime/index.ts";
 import type { Door } from "../auth/door.ts";
+import type { CountedRequest } from "../metrics.ts";
 import type { Site } from "../site.ts";
 import { v1App } from "./app.ts";
 import { type Problem, problemOf } from "./problem.ts";
@@ -43,6 +44,8 @@ export interface MountOptions {
   logger: Logger;
   door: Door;
   secureCookies: boolean | undefined;
+  /** Told of each request that was answered. */
+  counted(request: CountedRequest): void;
   /** What is ours beside `/v1`. */
   sites: readonly Site[];
 }
@@ -50,7 +53,7 @@ export interface MountOptions {
 /** @returns what takes it off again; a second call does nothing */
 export function mountV1(runtime: Runtime, httpServer: Server, options: MountOptions): () => void {
   const { logger, conversations, door, secureCookies, sites } = options;
-  const app = v1App(runtime, { conversations, logger, door, secureCookies });
+  const app = v1App(runtime, { conversations, logger, door, secureCookies, counted: options.counted });
   const theirs = httpServer.listeners("request") as RequestListener[];
   const leaving = new AbortController();
   const bodies = new Bodies(runtime);
