@@ -10,7 +10,7 @@ import { ManualClock } from "../testing/manual-clock.ts";
 const DEADLINE = { timeout: 30_000 };
 
 /** The value of a sample by its name with its labels. */
-const valueOf = (text: string, sample: string): number | undefined => {
+const sampleOf = (text: string, sample: string): number | undefined => {
   const line = text.split("\n").find((candidate) => candidate.startsWith(`${sample} `));
   return line === undefined ? undefined : Number(line.slice(sample.length + 1));
 };
@@ -51,9 +51,9 @@ test("[SRV-32] what a process does is counted", DEADLINE, async () => {
     ['holdfast_http_requests_total{route="/v1/jobs/{id}",method="GET",status="404"}', 1],
     ['holdfast_http_requests_total{route="none",method="GET",status="404"}', 1],
   ] as const) {
-    assert.equal(valueOf(text, sample), value, `${sample}\n${text}`);
+    assert.equal(sampleOf(text, sample), value, `${sample}\n${text}`);
   }
-  assert.ok((valueOf(text, "holdfast_append_seconds_count") ?? 0) >= 2);
+  assert.ok((sampleOf(text, "holdfast_append_seconds_count") ?? 0) >= 2);
   assert.doesNotMatch(text, /alice|job_x|at\/all/);
 });
 
@@ -66,7 +66,7 @@ test("[SRV-32] a store that fails is counted by what it failed at", DEADLINE, as
   await ask("/v1/jobs/job_x");
   store.recover();
   const { text } = await ask("/metrics", { token: "" });
-  assert.equal(valueOf(text, 'holdfast_store_errors_total{during="request"}'), 2);
+  assert.equal(sampleOf(text, 'holdfast_store_errors_total{during="request"}'), 2);
 });
 
 test("[SRV-32] metrics are for good tokens, for everybody, or not there, as the host says", DEADLINE, async () => {

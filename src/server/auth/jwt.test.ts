@@ -7,6 +7,7 @@ import { test } from "node:test";
 import { exportJWK, generateKeyPair, SignJWT } from "jose";
 import { newHttpServer } from "../../../test/http-server.ts";
 import { connect } from "../../client/index.ts";
+import { systemClock } from "../../clock.ts";
 import { ManualClock } from "../../testing/manual-clock.ts";
 import { bearerTokens, firstOf } from "../tokens.ts";
 import { type JwtAuthOptions, jwtAuth } from "./jwt.ts";
@@ -92,7 +93,7 @@ test("[SRV-28] roles come from a claim; of several the one that may do most coun
 
 test("[SRV-28] the provider's keys are fetched, and its tokens work for HTTP and the wire", DEADLINE, async () => {
   await using stack = new AsyncDisposableStack();
-  const clock = new ManualClock(Date.now());
+  const clock = new ManualClock(systemClock.wall());
   const { sign, auth, jwks } = await newProvider(clock);
   let asked = 0;
   const provider = createServer((_, response) => {

@@ -53,6 +53,8 @@ export function v1App(runtime: Runtime, options: V1Options): V1 {
       request_id: requestId,
       method,
       route: context.get("route"),
+      // Names the job or the conversation.
+      path: context.req.path.slice(0, 256),
       status: context.res.status,
       ms: Math.round(ms),
       principal: context.get("principal"),
