@@ -11,6 +11,7 @@ import path from "node:path";
 import { Command, InvalidArgumentError, Option } from "commander";
 import pino from "pino";
 import pretty from "pino-pretty";
+import { mayChat, WebChannel, type WebChat, webChat } from "../adapters/webchat/index.ts";
 import { registerDemoAgents, surveyLease } from "../agents/index.ts";
 import { systemClock } from "../clock.ts";
 import { Conversations } from "../conversation/index.ts";
@@ -237,18 +238,22 @@ async function run(flags: ServeFlags, terminal: Terminal): Promise<void> {
     jobRetentionMs: flags.retention * 1_000,
     models: flags.model,
     policy: policyFor(flags),
+    mayAnswer: mayChat,
   });
   await using opencode = await opencodeService(flags, home, logger);
+  await using routes = new Routes({ logger }).start();
+  const channel = new WebChannel();
   const conversations = new Conversations(runtime, {
     lockTtlMs: flags.lockTtl * 1_000,
     maxQueuedTurns: flags.maxQueued,
+    deliveries: { channels: [channel], routes },
     ...(opencode === undefined ? {} : { upstream: { backends: [opencode.backend] } }),
   });
-  await using routes = new Routes({ logger }).start();
   opencode?.register(runtime, conversations);
   if (flags.demo) registerDemoAgents(runtime, { directory: process.cwd() });
-  if (flags.stdio) await serveStdio(runtime, flags, logger);
-  else await servePort(runtime, { conversations, routes, flags, terminal, home, storeFile, access, logger });
+  const chat = webChat({ runtime, conversations, channel });
+  if (flags.stdio) await serveStdio(runtime, { chat, flags, logger });
+  else await servePort(runtime, { conversations, routes, chat, flags, terminal, home, storeFile, access, logger });
 }
 
 /** What was granted on the command line; and the demo's reader may read where it was started. */
@@ -258,19 +263,23 @@ function policyFor({ grant, model, demo }: ServeFlags): LeasePolicy {
   return (_principal, agent) => (agent === "survey" ? survey : everybody);
 }
 
-interface PortParts {
+interface StdioParts {
+  chat: WebChat;
+  flags: ServeFlags;
+  logger: Logger;
+}
+
+interface PortParts extends StdioParts {
   conversations: Conversations;
   routes: Routes;
-  flags: ServeFlags;
   terminal: Terminal;
   home: string;
   storeFile: string;
   access: Access;
-  logger: Logger;
 }
 
 async function servePort(runtime: Runtime, parts: PortParts): Promise<void> {
-  const { conversations, routes, flags, terminal, home, storeFile, access, logger } = parts;
+  const { conversations, routes, chat, flags, terminal, home, storeFile, access, logger } = parts;
   const tls = await tlsFor(flags);
   const older = await runningServer(home).catch((error: unknown) => {
     logger.warn({ err: error }, "the discovery file of an earlier server cannot be used; it is replaced");
@@ -305,11 +314,12 @@ async function servePort(runtime: Runtime, parts: PortParts): Promise<void> {
     );
   }
 
-  const stopping = stopOnSignals(server, flags.drain * 1_000, logger, () =>
-    removeDiscovery(home, process.pid).catch((error: unknown) =>
+  const stopping = stopOnSignals(server, flags.drain * 1_000, logger, () => {
+    chat.stop();
+    return removeDiscovery(home, process.pid).catch((error: unknown) =>
       logger.warn({ err: error }, "the discovery file stays behind"),
-    ),
-  );
+    );
+  });
   if (flags.json) {
     terminal.json({
       url: server.url,
@@ -325,7 +335,7 @@ async function servePort(runtime: Runtime, parts: PortParts): Promise<void> {
 }
 
 /** One connection on standard input and output; its end stops the runtime. */
-async function serveStdio(runtime: Runtime, flags: ServeFlags, logger: Logger): Promise<void> {
+async function serveStdio(runtime: Runtime, { chat, flags, logger }: StdioParts): Promise<void> {
   try {
     await runtime.start();
   } catch (error) {
@@ -334,7 +344,7 @@ async function serveStdio(runtime: Runtime, flags: ServeFlags, logger: Logger): 
   // Elsewhere a reader that leaves ends the program; here jobs are under way, and their end is waited for.
   process.stdout.removeAllListeners("error");
   const transport = stdioTransport({ input: process.stdin, output: process.stdout }, { logger });
-  const stopping = stopOnSignals(runtime, flags.drain * 1_000, logger, async () => undefined);
+  const stopping = stopOnSignals(runtime, flags.drain * 1_000, logger, async () => chat.stop());
   // A pipe that was cut has no end, a file that has ended is not closed.
   for (const event of ["end", "close"]) process.stdin.once(event, () => stopping.begin("the connection ended"));
   runtime.accept(transport);
