@@ -7,6 +7,7 @@ import type { Envelope } from "../src/protocol/index.ts";
 import type { JobContext } from "../src/runtime/index.ts";
 import { MemoryRuntime, memoryRuntime, resumeOf, settled, submit, terminalOf } from "./memory-runtime.ts";
 import { temporaryFolder } from "./temporary-folder.ts";
+import { storeMaker } from "./test-store.ts";
 import type { WireClient } from "./wire-client.ts";
 
 /** Longer than a node may stand still. */
@@ -181,16 +182,16 @@ test("[CLU-5] a process that starts anew goes on with the jobs that it gave back
 
 test("[CLU-6] a turn goes on in another process, with its conversation's lock under a new epoch", async () => {
   await using folder = await temporaryFolder();
-  const make = async (reader: Reader, file?: string) => {
-    const fixture = new MemoryRuntime(await temporaryFolder(), file === undefined ? {} : { file });
+  const file = `${folder.path}/shared.db`;
+  const make = async (reader: Reader) => {
+    const fixture = new MemoryRuntime(await temporaryFolder(), { file, make: await storeMaker(file) }, {});
     const conversations = new Conversations(fixture.runtime);
     fixture.agent("reader", reader.handler, { restartable: true });
     await fixture.start();
     return { fixture, conversations };
   };
-  const file = `${folder.path}/shared.db`;
   const first = new Reader();
-  const lost = await make(first, file);
+  const lost = await make(first);
   await using _lost = lost.fixture;
   const key = { source: "slack", channel: "C1", thread: "1700.1" } as const;
   const say = { key, principal: "alice", agent: "reader" };
@@ -199,7 +200,7 @@ test("[CLU-6] a turn goes on in another process, with its conversation's lock un
   assert.deepEqual([started.state, waiting.state], ["running", "queued"]);
   const second = new Reader();
   second.go();
-  const other = await make(second, file);
+  const other = await make(second);
   await using _other = other.fixture;
   const { client } = await other.fixture.connect();
   await client.reply(client.send("job.subscribe", { job_id: waiting.jobId, history: true }));

@@ -138,6 +138,7 @@ async function removeJob(db: Transaction, policy: RetentionPolicy): Promise<Rete
   await db.run("DELETE FROM $.idempotency WHERE job_key = $1", job.job_key);
   await db.run("DELETE FROM $.turns WHERE job_key = $1", job.job_key);
   await db.run("DELETE FROM $.questions WHERE job_key = $1", job.job_key);
+  await db.run("DELETE FROM $.checkpoints WHERE job_key = $1", job.job_key);
   await releaseCredentials(db, job.job_key);
   await db.run("DELETE FROM $.job_heads WHERE job_key = $1", job.job_key);
   await db.run("DELETE FROM $.jobs WHERE job_key = $1", job.job_key);

@@ -14,7 +14,7 @@ import type { Transaction } from "./database.ts";
 import type { Engine } from "./engine.ts";
 import { fence, fenceRead, SESSION_COLUMNS, type SessionRow, superseded } from "./fence.ts";
 import { openFollows } from "./follows.ts";
-import { deadNode, keepAlive } from "./nodes.ts";
+import { deadNode, keepAlive } from "./live-node.ts";
 import { owedChildren, owedReplies, settledReplies } from "./replies.ts";
 import { lockStandings, runWriter } from "./runs.ts";
 
