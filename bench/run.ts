@@ -21,7 +21,9 @@ import { locksRow } from "./rows/locks.ts";
 import { millionRow } from "./rows/million.ts";
 import { pingRow } from "./rows/ping.ts";
 import { postgresRow, stopPostgres } from "./rows/postgres.ts";
+import { presenceRow } from "./rows/presence.ts";
 import { replayRow } from "./rows/replay.ts";
+import { routesRow } from "./rows/routes.ts";
 import { type Figures, median, type Row } from "./rows/row.ts";
 import { subscribersRow } from "./rows/subscribers.ts";
 import { turnsRow } from "./rows/turns.ts";
@@ -39,6 +41,8 @@ const ROWS: readonly Row[] = [
   locksRow,
   turnsRow,
   postgresRow,
+  presenceRow,
+  routesRow,
 ];
 const ROUNDS = 3;
 const BOTH: readonly ServerKind[] = ["baseline", "holdfast"];

@@ -17,6 +17,9 @@ interface Manifest {
   exports: Record<string, string | { types?: string }>;
 }
 
+/** Optional peers whose types an entry of their own shows: who imports that entry has them. */
+const TYPED_PEERS = ["@slack/bolt"];
+
 export interface StagedPackage extends Disposable {
   /** A project whose `node_modules` holds the package, what it depends on, and Node's types. */
   readonly consumer: string;
@@ -45,7 +48,7 @@ export function stagePackage(root: string): StagedPackage {
       const from = path.join(root, name);
       if (name !== "dist" && existsSync(from)) cpSync(from, path.join(directory, name), { recursive: true });
     }
-    for (const name of [...Object.keys(manifest.dependencies), "@types/node", "undici-types"]) {
+    for (const name of [...Object.keys(manifest.dependencies), ...TYPED_PEERS, "@types/node", "undici-types"]) {
       const link = path.join(modules, name);
       mkdirSync(path.dirname(link), { recursive: true });
       symlinkSync(path.join(root, "node_modules", name), link, "junction");

@@ -6,6 +6,7 @@ export { type Clock, systemClock, type Timer } from "./clock.ts";
 export * from "./conversation/index.ts";
 export type { Logger } from "./logger.ts";
 export { ArcpError, type ErrorCode } from "./protocol/index.ts";
+export * from "./routing/deliveries/index.ts";
 export * from "./runtime/index.ts";
 export {
   type Attachment,

@@ -23,7 +23,7 @@ let server: ChildProcess;
 let session: Session;
 
 function start(args: readonly string[], timeout = 60_000) {
-  const env = { PATH: process.env["PATH"], HOLDFAST_HOME: folder.path };
+  const env = { PATH: process.env["PATH"], HOLDFAST_ACTIVE_SESSIONS: "0", HOLDFAST_HOME: folder.path };
   return spawn(process.execPath, [MAIN, ...args], {
     env,
     stdio: ["ignore", "pipe", "pipe"],
@@ -265,7 +265,7 @@ test("[CLI-18] locks are listed, and broken by an operator with a reason", DEADL
 
 test("[SRV-19] what serve makes a token for is its starter's and an operator's", DEADLINE, async () => {
   await using home = await temporaryFolder();
-  const env = { PATH: process.env["PATH"], HOLDFAST_HOME: home.path };
+  const env = { PATH: process.env["PATH"], HOLDFAST_ACTIVE_SESSIONS: "0", HOLDFAST_HOME: home.path };
   const child = spawn(process.execPath, [MAIN, "serve", "--port", "0", "--demo"], {
     env,
     stdio: ["ignore", "pipe", "ignore"],
@@ -289,7 +289,7 @@ test("[SRV-19] what serve makes a token for is its starter's and an operator's",
 
 test("[CLI-19] over stdio there are turns too, with the limits that were given", DEADLINE, async () => {
   await using home = await temporaryFolder();
-  const env = { PATH: process.env["PATH"], HOLDFAST_HOME: home.path };
+  const env = { PATH: process.env["PATH"], HOLDFAST_ACTIVE_SESSIONS: "0", HOLDFAST_HOME: home.path };
   const limits = ["--operator", "alice", "--max-queued", "0", "--lock-ttl", "60", "--log-level", "error"];
   const command = [MAIN, "serve", "--stdio", "--demo", "--token", "t=alice", ...limits];
   await using own = await connect(() => spawnStdio(process.execPath, command, { env }), { token: "t" });

@@ -25,7 +25,7 @@ let server: ChildProcess;
 let session: Session;
 
 function start(args: readonly string[], timeout = 30_000) {
-  const env = { PATH: process.env["PATH"], HOLDFAST_HOME: folder.path };
+  const env = { PATH: process.env["PATH"], HOLDFAST_ACTIVE_SESSIONS: "0", HOLDFAST_HOME: folder.path };
   return spawn(process.execPath, [MAIN, ...args], {
     env,
     stdio: ["ignore", "pipe", "pipe"],

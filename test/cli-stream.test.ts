@@ -25,6 +25,7 @@ let goOn: PromiseWithResolvers<void>;
 function start(...args: string[]): ChildProcess {
   const env = {
     PATH: process.env["PATH"],
+    HOLDFAST_ACTIVE_SESSIONS: "0",
     HOLDFAST_HOME: folder.path,
     HOLDFAST_URL: server.url,
     HOLDFAST_TOKEN: "t",

@@ -23,7 +23,7 @@ async function demo(...flags: string[]) {
   const start = (...args: string[]) =>
     spawn(process.execPath, [MAIN, ...args], {
       cwd: here,
-      env: { PATH: process.env["PATH"], HOLDFAST_HOME: path.join(folder.path, "home") },
+      env: { PATH: process.env["PATH"], HOLDFAST_ACTIVE_SESSIONS: "0", HOLDFAST_HOME: path.join(folder.path, "home") },
       stdio: ["ignore", "pipe", "pipe"],
       timeout: OPTIONS.timeout,
       killSignal: "SIGKILL",

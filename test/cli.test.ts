@@ -32,7 +32,12 @@ let url = "";
 
 function start(args: readonly string[], options: { env?: NodeJS.ProcessEnv; timeout?: number } = {}): ChildProcess {
   return spawn(process.execPath, [main, ...args], {
-    env: { PATH: process.env["PATH"], HOLDFAST_HOME: home, ...options.env },
+    env: {
+      PATH: process.env["PATH"],
+      HOLDFAST_HOME: home,
+      HOLDFAST_PRESENCE_DIR: path.join(home, "run"),
+      ...options.env,
+    },
     stdio: ["pipe", "pipe", "pipe"],
     timeout: options.timeout ?? DEADLINE_MS,
     killSignal: "SIGKILL",

@@ -2,6 +2,7 @@ import type {
   BindingFacet,
   ConversationFacet,
   CredentialFacet,
+  DeliveryFacet,
   Hint,
   JobFacet,
   NodeFacet,
@@ -26,6 +27,7 @@ export class GuardedStore implements Store {
   readonly nodes: NodeFacet;
   readonly conversations: ConversationFacet;
   readonly bindings: BindingFacet;
+  readonly deliveries: DeliveryFacet;
   readonly questions: QuestionFacet;
   readonly credentials: CredentialFacet;
   readonly #inner: Store;
@@ -40,6 +42,7 @@ export class GuardedStore implements Store {
     this.nodes = this.#guardAll(inner.nodes);
     this.conversations = this.#guardAll(inner.conversations);
     this.bindings = this.#guardAll(inner.bindings);
+    this.deliveries = this.#guardAll(inner.deliveries);
     this.questions = this.#guardAll(inner.questions);
     this.credentials = this.#guardAll(inner.credentials);
   }

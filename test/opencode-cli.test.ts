@@ -21,7 +21,7 @@ async function machine() {
   const start = (args: readonly string[]): ChildProcess =>
     spawn(process.execPath, [MAIN, ...args], {
       cwd: folder.path,
-      env: { PATH: process.env["PATH"], HOLDFAST_HOME: path.join(folder.path, "home") },
+      env: { PATH: process.env["PATH"], HOLDFAST_ACTIVE_SESSIONS: "0", HOLDFAST_HOME: path.join(folder.path, "home") },
       stdio: ["ignore", "pipe", "pipe"],
       timeout: DEADLINE_MS,
       killSignal: "SIGKILL",

@@ -18,7 +18,12 @@ const SERVE = [MAIN, "serve", "--stdio", "--demo"];
 async function newHome() {
   const folder = await temporaryFolder();
   const children: ReturnType<typeof start>[] = [];
-  const env = { PATH: process.env["PATH"], HOLDFAST_HOME: folder.path, HOLDFAST_TOKENS: "secret=alice" };
+  const env = {
+    PATH: process.env["PATH"],
+    HOLDFAST_ACTIVE_SESSIONS: "0",
+    HOLDFAST_HOME: folder.path,
+    HOLDFAST_TOKENS: "secret=alice",
+  };
   const start = (flags: readonly string[]) => {
     const process_ = spawn(process.execPath, [...SERVE, ...flags], { env, stdio: ["pipe", "pipe", "pipe"] });
     return {

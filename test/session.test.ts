@@ -29,6 +29,7 @@ function replacing(
     credentials: store.credentials,
     conversations: store.conversations,
     bindings: store.bindings,
+    deliveries: store.deliveries,
     start: () => store.start(),
     stop: () => store.stop(),
     sweep: (query) => store.sweep(query),

@@ -37,7 +37,7 @@ export interface ServerRow extends AnyRow {
   measure(server: ServerProcess, scale: number): Promise<Figures>;
 }
 
-/** What needs no server: the store alone, in the process of the benchmark. */
+/** What needs no server: the store or the routes alone, in the process of the benchmark. */
 export interface LocalRow extends AnyRow {
   /** @param scale 1, or less for a short run */
   measureHere(kind: ServerKind, scale: number): Promise<Figures>;

@@ -6,12 +6,15 @@ import { backupCommand } from "./backup.ts";
 import { cancelCommand } from "./cancel.ts";
 import { conformanceCommand } from "./conformance.ts";
 import { conversationsCommand } from "./conversations.ts";
+import { deliveriesCommand } from "./deliveries.ts";
 import { demoCommand } from "./demo/command.ts";
 import { doctorCommand } from "./doctor.ts";
 import { jobsCommand } from "./jobs.ts";
 import { locksCommand } from "./locks.ts";
 import { oneLine, Problem } from "./problem.ts";
+import { psCommand } from "./ps.ts";
 import { resultCommand } from "./result.ts";
+import { routesCommand } from "./routes.ts";
 import { serveCommand } from "./serve.ts";
 import { submitCommand } from "./submit.ts";
 import { terminalOn } from "./terminal.ts";
@@ -46,6 +49,9 @@ const program = new Command("holdfast")
   .addCommand(turnCommand(terminal))
   .addCommand(conversationsCommand(terminal))
   .addCommand(locksCommand(terminal))
+  .addCommand(psCommand(terminal))
+  .addCommand(deliveriesCommand(terminal))
+  .addCommand(routesCommand(terminal))
   .addCommand(backupCommand(terminal))
   .addCommand(conformanceCommand(terminal))
   .addCommand(doctorCommand(terminal))

@@ -16,6 +16,7 @@ import { systemClock } from "../clock.ts";
 import { Conversations } from "../conversation/index.ts";
 import type { Logger } from "../logger.ts";
 import type { Lease } from "../protocol/index.ts";
+import { Routes } from "../routing/index.ts";
 import { type Authenticator, DEFAULT_GRANTS, type Grants, type LeasePolicy, Runtime } from "../runtime/index.ts";
 import {
   bearerTokens,
@@ -32,6 +33,7 @@ import { stdioTransport } from "../transport/stdio.ts";
 import { ensureHome, homeDirectory, removeDiscovery, runningServer, writeDiscovery } from "./discovery.ts";
 import { joinedLeases, leaseOption } from "./lease-option.ts";
 import { type OpencodeFlags, opencodeService } from "./opencode.ts";
+import { announce } from "./presence.ts";
 import { oneLine, Problem } from "./problem.ts";
 import { positiveSeconds, seconds } from "./seconds.ts";
 import { namedStore, STORE_OPTION } from "./store.ts";
@@ -243,10 +245,13 @@ async function run(flags: ServeFlags, terminal: Terminal): Promise<void> {
     maxQueuedTurns: flags.maxQueued,
     ...(opencode === undefined ? {} : { upstream: { backends: [opencode.backend] } }),
   });
+  await using routes = new Routes({ logger }).start();
   opencode?.register(runtime, conversations);
   if (flags.demo) registerDemoAgents(runtime, { directory: process.cwd() });
-  if (flags.stdio) await serveStdio(runtime, flags, logger);
-  else await servePort(runtime, { conversations, flags, terminal, home, storeName: store.name, access, logger });
+  if (flags.stdio) await serveStdio(runtime, conversations, flags, logger);
+  else {
+    await servePort(runtime, { conversations, routes, flags, terminal, home, storeName: store.name, access, logger });
+  }
 }
 
 /** What was granted on the command line; and the demo's reader may read where it was started. */
@@ -258,6 +263,7 @@ function policyFor({ grant, model, demo }: ServeFlags): LeasePolicy {
 
 interface PortParts {
   conversations: Conversations;
+  routes: Routes;
   flags: ServeFlags;
   terminal: Terminal;
   home: string;
@@ -267,7 +273,7 @@ interface PortParts {
 }
 
 async function servePort(runtime: Runtime, parts: PortParts): Promise<void> {
-  const { conversations, flags, terminal, home, storeName, access, logger } = parts;
+  const { conversations, routes, flags, terminal, home, storeName, access, logger } = parts;
   const tls = await tlsFor(flags);
   const older = await runningServer(home).catch((error: unknown) => {
     logger.warn({ err: error }, "the discovery file of an earlier server cannot be used; it is replaced");
@@ -282,6 +288,7 @@ async function servePort(runtime: Runtime, parts: PortParts): Promise<void> {
       allowedOrigins: flags.allowOrigin,
       insecurePlaintext: flags.insecurePlaintext,
       conversations,
+      routes,
       logger,
       ...tls,
     });
@@ -301,11 +308,24 @@ async function servePort(runtime: Runtime, parts: PortParts): Promise<void> {
     );
   }
 
-  const stopping = stopOnSignals(server, flags.drain * 1_000, logger, () =>
-    removeDiscovery(home, process.pid).catch((error: unknown) =>
-      logger.warn({ err: error }, "the discovery file stays behind"),
-    ),
+  await using listed = announce(
+    {
+      sessionName: "serve",
+      role: "headless",
+      connected: true,
+      frontend: "cli",
+      metadata: () => ({ url: server.url, conversations: conversations.running, jobs: runtime.runningJobs }),
+    },
+    logger,
   );
+  const listener = { host: flags.host, port: server.port };
+  listed.lifecycle.updateListener({ ...listener, connected: true });
+  const stopping = stopOnSignals(server, flags.drain * 1_000, logger, async () => {
+    listed.lifecycle.updateListener({ ...listener, connected: false });
+    await removeDiscovery(home, process.pid).catch((error: unknown) =>
+      logger.warn({ err: error }, "the discovery file stays behind"),
+    );
+  });
   if (flags.json) {
     terminal.json({
       url: server.url,
@@ -321,7 +341,12 @@ async function servePort(runtime: Runtime, parts: PortParts): Promise<void> {
 }
 
 /** One connection on standard input and output; its end stops the runtime. */
-async function serveStdio(runtime: Runtime, flags: ServeFlags, logger: Logger): Promise<void> {
+async function serveStdio(
+  runtime: Runtime,
+  conversations: Conversations,
+  flags: ServeFlags,
+  logger: Logger,
+): Promise<void> {
   try {
     await runtime.start();
   } catch (error) {
@@ -330,7 +355,19 @@ async function serveStdio(runtime: Runtime, flags: ServeFlags, logger: Logger): 
   // Elsewhere a reader that leaves ends the program; here jobs are under way, and their end is waited for.
   process.stdout.removeAllListeners("error");
   const transport = stdioTransport({ input: process.stdin, output: process.stdout }, { logger });
-  const stopping = stopOnSignals(runtime, flags.drain * 1_000, logger, async () => undefined);
+  await using listed = announce(
+    {
+      sessionName: "serve --stdio",
+      role: "session",
+      connected: true,
+      frontend: "cli",
+      metadata: () => ({ conversations: conversations.running, jobs: runtime.runningJobs }),
+    },
+    logger,
+  );
+  const stopping = stopOnSignals(runtime, flags.drain * 1_000, logger, async () =>
+    listed.lifecycle.updateConnected(false),
+  );
   // A pipe that was cut has no end, a file that has ended is not closed.
   for (const event of ["end", "close"]) process.stdin.once(event, () => stopping.begin("the connection ended"));
   runtime.accept(transport);

@@ -6,6 +6,7 @@ import { follow } from "./follow.ts";
 import { type JobFlags, jobOptionsOf, withJobFlags } from "./job-options.ts";
 import { jsonArgument } from "./json-argument.ts";
 import { pour } from "./pour.ts";
+import { whileListed } from "./presence.ts";
 import { Problem } from "./problem.ts";
 import type { Terminal } from "./terminal.ts";
 
@@ -42,9 +43,12 @@ async function run(agent: string, json: string, flags: SubmitFlags, terminal: Te
     if (error instanceof ArcpError) throw new Problem(`${error.code}: ${error.message}`, 1, error);
     throw error;
   }
-  if (flags.stream) return await pour(job, terminal);
+  const listed = { name: `submit ${agent}`, jobId: job.id };
+  if (flags.stream) return await whileListed(listed, session, () => pour(job, terminal));
   if (flags.json) terminal.json({ type: "accepted", ...job.accepted });
   else if (flags.follow) terminal.line(`${job.agent} runs as ${job.id}`);
   else terminal.line(`${job.agent} runs as ${job.id}; see it with: holdfast watch ${job.id}`);
-  return flags.follow ? await follow(job, terminal, { json: flags.json, onInterrupt: "cancel" }) : 0;
+  if (!flags.follow) return 0;
+  const shown = { json: flags.json, onInterrupt: "cancel" } as const;
+  return await whileListed(listed, session, () => follow(job, terminal, shown));
 }

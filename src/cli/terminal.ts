@@ -46,6 +46,8 @@ export interface Terminal {
   raw(piece: string | Uint8Array): Promise<void>;
   /** After the last piece: a person's prompt gets a line of its own. */
   endRaw(): void;
+  /** The same in the place of what was there before, where a person watches; else one after the other. */
+  screen(text: string): void;
   /** One line that is no answer, on standard error. */
   remark(text: string): void;
   /** Whether a person reads standard output. */
@@ -86,6 +88,12 @@ export function terminalOn(out: Output, err: Output): Terminal {
       out.write(`${lines.map(jsonEscaped).join("\n")}\n`);
     },
     block: (text) => void out.write(`${text.split("\n").map(clean).join("\n")}\n`),
+    screen: (text) => {
+      const lines = text.split("\n").map(clean);
+      // From the top left corner, each line to its end, then to the end of the screen: nothing flickers.
+      if (out.isTTY === true) out.write(`\u001b[H${lines.join("\u001b[K\n")}\u001b[K\n\u001b[J`);
+      else out.write(`${lines.join("\n")}\n`);
+    },
     remark: (text) => void err.write(`${clean(text)}\n`),
     interactive: out.isTTY === true,
     columns: out.columns ?? 100,

@@ -7,6 +7,7 @@ import { type ConnectionFlags, findTarget, openSession, withConnectionFlags } fr
 import { follow } from "./follow.ts";
 import { type JobFlags, jobOptionsOf, withJobFlags } from "./job-options.ts";
 import { jsonArgument } from "./json-argument.ts";
+import { whileListed } from "./presence.ts";
 import { oneLine, Problem } from "./problem.ts";
 import type { Terminal } from "./terminal.ts";
 
@@ -71,7 +72,10 @@ async function run(json: string, flags: TurnFlags, terminal: Terminal): Promise<
     throw new Problem(`${String(code)}: ${error.message}`, 1, error);
   }
   // A Ctrl-C is heard from before the line that asks for it.
-  const following = flags.follow ? follow(job, terminal, { json: flags.json, onInterrupt: "cancel" }) : 0;
+  const shown = { json: flags.json, onInterrupt: "cancel" } as const;
+  const following = flags.follow
+    ? whileListed({ name: `turn ${flags.key}`, jobId: job.id }, session, () => follow(job, terminal, shown))
+    : 0;
   if (flags.json) terminal.json({ type: "accepted", ...job.accepted, turn: turnForJson(job.turn) });
   else terminal.line(`${standing(job)}${flags.follow ? "" : `; see it with: holdfast watch ${job.id}`}`);
   return await following;

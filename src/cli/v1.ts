@@ -72,10 +72,43 @@ export function askAboutConversations<T>(
   );
 }
 
+/**
+ * Asks about answers on their way out, or about the one of an id.
+ *
+ * @throws Problem when the server cannot be reached, refuses the token, keeps none, or knows no such delivery
+ */
+export function askAboutDeliveries<T>(
+  target: Target,
+  question: { method: "GET"; query: string } | { method: "GET" | "POST"; id: string; of: "" | "/retry" | "/discard" },
+  schema: z.ZodType<T>,
+): Promise<T> {
+  const { method } = question;
+  if ("query" in question) {
+    return ask(target, { method, path: "/deliveries", query: question.query }, schema, () => undefined);
+  }
+  const path = `/deliveries/${encodeURIComponent(question.id)}${question.of}`;
+  return ask(target, { method, path }, schema, ({ details }) =>
+    details?.reason === "unknown_delivery"
+      ? `No delivery ${question.id} of yours is there; \`holdfast deliveries\` lists them.`
+      : undefined,
+  );
+}
+
+/**
+ * Asks about the table of routes, or writes to it.
+ *
+ * @throws Problem when the server cannot be reached, refuses the token or the key, or offers no table
+ */
+export const askAboutRoutes = <T>(
+  target: Target,
+  question: { method: "GET"; query: string } | { method: "PUT"; body: object },
+  schema: z.ZodType<T>,
+): Promise<T> => ask(target, { ...question, path: "/routes" }, schema, () => undefined);
+
 /** @param known what a failure means here; otherwise its code and detail are told */
 async function ask<T>(
   target: Target,
-  question: { method: "GET" | "POST" | "DELETE"; path: string; query?: string; body?: object },
+  question: { method: "GET" | "POST" | "PUT" | "DELETE"; path: string; query?: string; body?: object },
   schema: z.ZodType<T>,
   known: (problem: z.infer<typeof ProblemBody>) => string | undefined,
 ): Promise<T> {

@@ -3,6 +3,7 @@ import { Command } from "commander";
 import { ArcpError } from "../protocol/index.ts";
 import { type ConnectionFlags, findTarget, openSession, withConnectionFlags } from "./connection.ts";
 import { follow } from "./follow.ts";
+import { whileListed } from "./presence.ts";
 import { Problem } from "./problem.ts";
 import type { Terminal } from "./terminal.ts";
 
@@ -28,5 +29,6 @@ async function run(jobId: string, flags: ConnectionFlags, terminal: Terminal): P
     throw error;
   }
   if (flags.json) terminal.json({ type: "subscribed", ...job.accepted });
-  return await follow(job, terminal, { json: flags.json, onInterrupt: "leave" });
+  const shown = { json: flags.json, onInterrupt: "leave" } as const;
+  return await whileListed({ name: `watch ${jobId}`, jobId }, session, () => follow(job, terminal, shown));
 }

@@ -4,6 +4,7 @@
  * one read of the store.
  */
 import { ArcpError, newJobId, newMessageId, newTraceId } from "../protocol/index.ts";
+import { Deliveries, type DeliveriesOptions, type ReplyTo } from "../routing/deliveries/index.ts";
 import { type Runtime, type TurnHost, type TurnKeeper, type TurnSubmitter, turnRefused } from "../runtime/index.ts";
 import {
   type ConversationRecord,
@@ -46,6 +47,8 @@ export interface ConversationsOptions {
   maxQueuedTurns?: number;
   /** Agent backends whose sessions are cleaned up: what conversations, or the host's own tables, have there. */
   upstream?: Pick<UpstreamJanitorOptions, "backends" | "tables" | "intervalMs">;
+  /** The channels on which answers go out from this process. @default none */
+  deliveries?: DeliveriesOptions;
 }
 
 export interface StartTurn {
@@ -63,6 +66,8 @@ export interface StartTurn {
   onBusy?: OnBusy | undefined;
   /** The channel's id of the message: the same one is one turn. */
   messageId?: string | undefined;
+  /** Where the answer goes; it is settled now, whatever becomes of the table of routes. @default into the job's log alone */
+  replyTo?: ReplyTo | undefined;
 }
 
 export interface StartedTurn {
@@ -82,6 +87,8 @@ const MAX_USER_CHARS = 256;
 
 export class Conversations {
   readonly locks: Locks;
+  /** Answers on their way out. */
+  readonly deliveries: Deliveries;
   readonly #host: TurnHost;
   readonly #turns: Turns;
   readonly #janitor: UpstreamJanitor | undefined;
@@ -110,7 +117,21 @@ export class Conversations {
     if (given === undefined) throw new Error("The runtime took no turns.");
     this.#host = given.host;
     this.#turns = given.turns;
-    const { store, clock, logger, nodeId, ended, masked } = given.host;
+    const { store, clock, logger, nodeId, ended, masked, read, onGrown, ending, settings } = given.host;
+    this.deliveries = new Deliveries(
+      {
+        store: store.deliveries,
+        clock,
+        logger,
+        lookEveryMs: settings.sweepIntervalMs,
+        nodeId,
+        read,
+        onGrown,
+        ending,
+        lockRemainingMs: (jobId) => this.#turns.lockOf(jobId)?.remainingMs ?? 0,
+      },
+      options.deliveries,
+    );
     this.#janitor =
       options.upstream &&
       new UpstreamJanitor({ ...options.upstream, bindings: store.bindings, jobs: store.jobs, clock, logger });
@@ -221,7 +242,8 @@ export class Conversations {
   /**
    * Starts a turn for whoever has no session: a channel's adapter. Its job is seen through the runtime's job desk.
    *
-   * @throws ArcpError INVALID_REQUEST naming the field; AGENT_NOT_AVAILABLE, AGENT_VERSION_NOT_AVAILABLE;
+   * @throws ArcpError INVALID_REQUEST naming the field, with `details.reason: "no_route"` where nobody knows where the
+   *   answer is to go; AGENT_NOT_AVAILABLE, AGENT_VERSION_NOT_AVAILABLE;
    *   CONVERSATION_BUSY naming the running turn; LIMIT_EXCEEDED
    */
   async startTurn(given: StartTurn): Promise<StartedTurn> {
@@ -238,7 +260,8 @@ export class Conversations {
   async #startTurn(given: StartTurn): Promise<StartedTurn> {
     const { store, clock, nodeId, settings } = this.#host;
     const { principal } = given;
-    const turn = await this.#newTurn(given, { principal, operator: true });
+    const delivery = given.replyTo === undefined ? undefined : this.deliveries.pin(given.replyTo);
+    const turn = { ...(await this.#newTurn(given, { principal, operator: true })), delivery };
     const prepared = this.#host.prepare(given.agent, given.input ?? null, principal);
     const askedAt = { monotonic: clock.monotonic(), wall: clock.wall() };
     const job = { ...prepared, jobId: newJobId(), traceId: newTraceId() };
@@ -318,6 +341,11 @@ export class Conversations {
     return new UpstreamSession(record, { clock, logger, ...options });
   }
 
+  /** Conversations of which a turn runs here now. */
+  get running(): number {
+    return this.#turns.running;
+  }
+
   /** The lock of a turn that runs here: what the turn does outside the store starts only if it lasts (law 3). */
   lockOf(jobId: string): Lock | undefined {
     return this.#turns.lockOf(jobId);
@@ -326,17 +354,25 @@ export class Conversations {
   #keeper(turns: Turns): TurnKeeper {
     return {
       read: (value, who) => this.#read(value, who),
-      began: (turn) => turns.began(turn),
-      ended: (jobId) => turns.ended(jobId),
+      began: (turn, runEpoch) => {
+        turns.began(turn);
+        this.deliveries.began(turn.jobId, runEpoch);
+      },
+      ended: (jobId) => {
+        turns.ended(jobId);
+        this.deliveries.ended(jobId);
+      },
       within: (turn, work) => turns.within(turn, work),
       start: () => {
         turns.start();
+        this.deliveries.start();
         this.#janitor?.start();
       },
       stop: async () => {
         this.locks.stop();
         await Promise.all([turns.stop(), this.#janitor?.stop()]);
       },
+      drained: () => this.deliveries.stop(),
     };
   }
 
@@ -368,7 +404,7 @@ export class Conversations {
     );
   }
 
-  async #newTurn(given: Omit<StartTurn, "agent" | "input">, who: TurnSubmitter): Promise<NewTurn> {
+  async #newTurn(given: Omit<StartTurn, "agent" | "input" | "replyTo">, who: TurnSubmitter): Promise<NewTurn> {
     const { onBusy = "enqueue", messageId } = given;
     const userId = text(given.userId, "user_id", MAX_USER_CHARS) ?? given.principal;
     if (!ON_BUSY.includes(onBusy)) {
@@ -386,7 +422,7 @@ export class Conversations {
     };
   }
 
-  async #whereTo(given: Omit<StartTurn, "agent" | "input">, who: TurnSubmitter): Promise<NewConversation> {
+  async #whereTo(given: Omit<StartTurn, "agent" | "input" | "replyTo">, who: TurnSubmitter): Promise<NewConversation> {
     if ((given.key === undefined) === (given.conversationId === undefined)) {
       throw new ArcpError("INVALID_REQUEST", `${FIELD}: give either a key or a conversation_id.`);
     }

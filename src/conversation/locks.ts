@@ -206,9 +206,11 @@ export async function known<T>(conversationId: string, work: Promise<T>): Promis
           details: { reason: "not_locked" },
         });
       case "conversation_busy":
-        throw ArcpError.detail("CONVERSATION_BUSY", "The conversation is busy; break its lock or let it end first.", {
-          conversation_id: conversationId,
-        });
+        throw ArcpError.detail(
+          "CONVERSATION_BUSY",
+          "The conversation is busy, or its answers are on their way; break its lock, or let that end first.",
+          { conversation_id: conversationId },
+        );
       case "dead_node":
         throw ArcpError.detail(
           "STORE_UNAVAILABLE",

@@ -19,19 +19,19 @@ export class Turns {
   #timer: Timer | undefined;
   #looking: Promise<void> | undefined;
   #again = false;
-  #running = false;
+  #started = false;
 
   constructor(host: TurnHost) {
     this.#host = host;
   }
 
   start(): void {
-    this.#running = true;
+    this.#started = true;
     this.look();
   }
 
   async stop(): Promise<void> {
-    this.#running = false;
+    this.#started = false;
     this.#timer?.cancel();
     await this.#looking;
   }
@@ -66,6 +66,11 @@ export class Turns {
     return withRequestContext({ holder: turn.jobId, userId: turn.userId }, work);
   }
 
+  /** How many run here; of a conversation one at a time. */
+  get running(): number {
+    return this.#locks.size;
+  }
+
   /** The lock of a turn that runs here. */
   lockOf(jobId: string): Lock | undefined {
     return this.#locks.get(jobId);
@@ -73,7 +78,7 @@ export class Turns {
 
   /** Looks for queues whose lock is free; a look that is under way is followed by another. */
   look(): void {
-    if (!this.#running) return;
+    if (!this.#started) return;
     if (this.#looking !== undefined) {
       this.#again = true;
       return;
@@ -83,7 +88,7 @@ export class Turns {
       .catch((error: unknown) => this.#host.logger.warn({ err: error }, "queues could not be looked at"))
       .finally(() => {
         this.#looking = undefined;
-        if (!this.#running) return;
+        if (!this.#started) return;
         if (this.#again) {
           this.#again = false;
           this.look();

@@ -10,6 +10,7 @@ export const newJobId = (): string => `job_${ulid()}`;
 export const newQuestionId = (): string => `q_${ulid()}`;
 export const newCredentialId = (): string => `cred_${ulid()}`;
 export const newResultId = (): string => `res_${ulid()}`;
+export const newDeliveryId = (): string => `dlv_${ulid()}`;
 export const newNodeId = (): string => `node_${ulid()}`;
 
 /** 32 lowercase hex digits (W3C trace id). */

@@ -5,22 +5,14 @@
  */
 import type { Clock } from "../clock.ts";
 import type { Logger } from "../logger.ts";
-import {
-  ArcpError,
-  type FinalStatus,
-  isFinal,
-  type JobErrorPayload,
-  type JobStatus,
-  type Lease,
-  type ResultPayload,
-} from "../protocol/index.ts";
+import { ArcpError, type FinalStatus, isFinal, type JobStatus, type Lease } from "../protocol/index.ts";
 import { type JobRecord, type ListQuery, type QuestionRecord, type Store, StoreRefusal } from "../store/store.ts";
 import type { Masking } from "./credentials/masking.ts";
 import { inTime } from "./in-time.ts";
 import { cancelledPayload } from "./job/cancelled.ts";
 import type { RunningJobs } from "./job/running-jobs.ts";
 import type { Answering } from "./questions/answering.ts";
-import { wholeResult } from "./session/inline-result.ts";
+import { type JobOutcome, storedOutcome } from "./stored-outcome.ts";
 import { noJob, type Viewing } from "./visibility.ts";
 
 /** A job as it is told over `/v1`. Times are ISO 8601 in UTC. */
@@ -53,21 +45,6 @@ export type JobFilter = Omit<ListQuery, "principal" | "limit"> & {
   limit?: number | undefined;
 };
 
-export type JobOutcome =
-  /** The job has not ended. */
-  | { status: Exclude<JobStatus, FinalStatus> }
-  /**
-   * As `job.result` told it; a chunked result is put together, as text or, where the agent sent bytes, as
-   * base64, and `result_encoding` says which; `content_type` is what the agent said that it is.
-   */
-  | (Omit<ResultPayload, "result_id" | "result_size"> & {
-      status: "success";
-      result_encoding?: "utf8" | "base64";
-      content_type?: string;
-    })
-  /** As `job.error` told it. */
-  | (JobErrorPayload & { status: JobErrorPayload["final_status"] });
-
 export type CancelAnswer =
   /** The wish is stored; the job ends soon. */
   { outcome: "requested" } | { outcome: "already_ended"; status: FinalStatus };
@@ -85,6 +62,15 @@ export interface QuestionInfo {
   answer?: unknown;
   answered_by?: string;
   answered_at?: string;
+}
+
+/** An event of a job's log. */
+export interface LoggedEvent {
+  n: number;
+  /** `job.result` or `job.error` for the last. */
+  kind: string;
+  /** As on the wire: `{kind, ts, body}` for an event. */
+  payload: unknown;
 }
 
 export interface JobDeskParts {
@@ -132,8 +118,25 @@ export class JobDesk {
   async result(jobId: string, principal: string): Promise<JobOutcome> {
     const job = await this.#ask(() => this.#parts.viewing.observable(principal, jobId));
     if (!isFinal(job.status)) return { status: job.status };
-    return await this.#ask(() => this.#outcome(job)).catch((error: unknown) => {
+    return await this.#ask(() => storedOutcome(this.#parts.store.jobs, job)).catch((error: unknown) => {
       // Its retention has passed since we looked.
+      throw error instanceof StoreRefusal ? noJob(jobId) : error;
+    });
+  }
+
+  /**
+   * A page of a job's log above an n, in order, from the first event that is still kept; empty at its end. For an
+   * agent that goes on from where another job of its own stopped.
+   */
+  async events(jobId: string, principal: string, afterN = 0): Promise<LoggedEvent[]> {
+    const { jobs } = this.#parts.store;
+    const read = async (): Promise<LoggedEvent[]> => {
+      const { floorN } = await this.#parts.viewing.observable(principal, jobId);
+      const { events } = await jobs.read(jobId, Math.max(afterN, floorN));
+      return events.map(({ n, kind, payload }) => ({ n, kind, payload: JSON.parse(payload) as unknown }));
+    };
+    return await this.#ask(read).catch((error: unknown) => {
+      // It was shortened, or its retention has passed, since we looked.
       throw error instanceof StoreRefusal ? noJob(jobId) : error;
     });
   }
@@ -186,28 +189,6 @@ export class JobDesk {
    */
   async answer(jobId: string, questionId: string, principal: string, answer: unknown): Promise<void> {
     await this.#ask(() => this.#parts.answering.directly({ jobId, questionId, principal, answer }));
-  }
-
-  async #outcome(job: JobRecord): Promise<JobOutcome> {
-    const { jobs } = this.#parts.store;
-    const read = async (afterN: number, throughN: number) => (await jobs.read(job.jobId, afterN, throughN)).events;
-    const floorN = async () => (await jobs.get(job.jobId))?.floorN ?? job.floorN;
-    const [end] = await read(job.lastN - 1, job.lastN);
-    if (end === undefined) throw new Error(`${job.jobId} has ended, and its last event is not there.`);
-    if (end.kind === "job.error") {
-      const payload = JSON.parse(end.payload) as JobErrorPayload;
-      return { status: payload.final_status, ...payload };
-    }
-    const { result_id, result_size, ...payload } = JSON.parse(end.payload) as ResultPayload;
-    if (result_id === undefined) return { status: "success", ...payload };
-    const { result, encoding, contentType } = await wholeResult({ floorN, read }, job.lastN);
-    return {
-      status: "success",
-      ...payload,
-      result,
-      result_encoding: encoding,
-      ...(contentType === undefined ? {} : { content_type: contentType }),
-    };
   }
 
   #ask<T>(work: () => Promise<T>): Promise<T> {

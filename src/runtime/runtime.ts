@@ -1,7 +1,17 @@
 import { type Clock, sleep, type Timer } from "../clock.ts";
 import { Authority } from "../lease/index.ts";
-import { ArcpError, type VendorType } from "../protocol/index.ts";
-import type { ClaimedJob, ClaimedTurn, Hint, NewJob, SweepQuery, TurnClaim, TurnPlace } from "../store/store.ts";
+import { ArcpError, isFinal, type VendorType } from "../protocol/index.ts";
+import {
+  type ClaimedJob,
+  type ClaimedTurn,
+  type Hint,
+  type NewEvent,
+  type NewJob,
+  StoreRefusal,
+  type SweepQuery,
+  type TurnClaim,
+  type TurnPlace,
+} from "../store/store.ts";
 import type { Transport } from "../transport/transport.ts";
 import { type ToolHandler, type ToolOptions, ToolRegistry } from "./acting/tools.ts";
 import { type AgentHandler, type AgentOptions, AgentRegistry } from "./agents.ts";
@@ -26,6 +36,7 @@ import { grantedLease } from "./policy.ts";
 import { Answering } from "./questions/answering.ts";
 import { OpenQuestions } from "./questions/open-questions.ts";
 import { Connection, type ConnectionParts } from "./session/connection.ts";
+import { type EndedJob, storedOutcome } from "./stored-outcome.ts";
 import type { RunningTurn, TurnHost, TurnKeeper } from "./turn-seam.ts";
 import type { ValueSchema } from "./value-schema.ts";
 import { Wakeups } from "./wakeups.ts";
@@ -296,6 +307,9 @@ export class Runtime {
       ended: (jobIds) => this.#endedByStore(jobIds),
       placed: (place) => this.#turnPlaced(place),
       prepare: (agent, input, principal) => this.#prepare(agent, input, principal),
+      read: (jobId, afterN) => this.#readKept(jobId, afterN),
+      onGrown: (jobId, listener) => this.#wakeups.on(jobId, listener),
+      ending: (jobId) => this.#ending(jobId),
     });
   }
 
@@ -355,6 +369,7 @@ export class Runtime {
         details: { reason: "shutdown" },
       });
       await this.#atMost(drainMs + FAREWELL_MS, this.#jobs.drain(drainMs, cause));
+      await this.#atMost(FAREWELL_MS, this.#jobs.turns?.drained() ?? Promise.resolve());
       // Every reader that reads gets what is stored.
       await this.#atMost(FAREWELL_MS, Promise.all([...this.#connections].map((connection) => connection.whenIdle())));
       for (const connection of this.#connections) connection.close(1001, "the runtime is stopping");
@@ -455,6 +470,22 @@ export class Runtime {
       lease: grantedLease(agent.lease, policy(principal, agent.name), "lease"),
       restarts: agent.restarts,
     };
+  }
+
+  async #readKept(jobId: string, afterN: number): Promise<readonly NewEvent[]> {
+    try {
+      return await this.#recent.read(jobId, afterN, Number.MAX_SAFE_INTEGER);
+    } catch (error) {
+      if (!(error instanceof StoreRefusal) || error.reason !== "below_floor") throw error;
+      const floorN = (await this.#settings.store.jobs.get(jobId))?.floorN ?? afterN;
+      return floorN > afterN ? await this.#recent.read(jobId, floorN, Number.MAX_SAFE_INTEGER) : [];
+    }
+  }
+
+  async #ending(jobId: string): Promise<EndedJob | undefined> {
+    const { jobs } = this.#settings.store;
+    const job = await jobs.get(jobId);
+    return job === undefined || !isFinal(job.status) ? undefined : await storedOutcome(jobs, job);
   }
 
   #turnPlaced({ interrupted, endedJobId }: TurnPlace): void {

@@ -6,8 +6,18 @@
 import type { Clock } from "../clock.ts";
 import type { Logger } from "../logger.ts";
 import { ArcpError } from "../protocol/index.ts";
-import type { ClaimedTurn, NewJob, NewTurn, Store, TurnClaim, TurnPlace, TurnRefusal } from "../store/store.ts";
+import type {
+  ClaimedTurn,
+  NewEvent,
+  NewJob,
+  NewTurn,
+  Store,
+  TurnClaim,
+  TurnPlace,
+  TurnRefusal,
+} from "../store/store.ts";
 import type { Settings } from "./options.ts";
+import type { EndedJob } from "./stored-outcome.ts";
 
 /** Who submits a turn over the wire. */
 export interface TurnSubmitter {
@@ -34,14 +44,17 @@ export interface TurnKeeper {
    * @throws ArcpError INVALID_REQUEST naming the field; PERMISSION_DENIED for a key that is not the submitter's
    */
   read(value: unknown, who: TurnSubmitter): Promise<NewTurn>;
-  /** A turn's job starts here: keeps its lock while it runs. */
-  began(turn: RunningTurn): void;
+  /** A turn's job starts here, under that epoch: keeps its lock while it runs. */
+  began(turn: RunningTurn, runEpoch: number): void;
   /** The job is over here, however it ended. */
   ended(jobId: string): void;
   /** Runs an agent's handler in the context of its turn. */
   within<T>(turn: RunningTurn, work: () => T): T;
   start(): void;
+  /** The runtime is about to stop: takes no turns any more; those that run may go on for a while. */
   stop(): Promise<void>;
+  /** No job runs here any more, and the store is still there. */
+  drained(): Promise<void>;
 }
 
 /** What the runtime does for conversations. */
@@ -69,6 +82,12 @@ export interface TurnHost {
   placed(place: TurnPlace): void;
   /** Tells a turn's job to stop, wherever in this process. */
   stop(jobId: string, cause: ArcpError): void;
+  /** Events of a job above an n that are still kept, in order; a page of them. Live ones come from memory (law 1). */
+  read(jobId: string, afterN: number): Promise<readonly NewEvent[]>;
+  /** Calls `listener` when a job's log has grown; it may be left out now and then. @returns what ends that */
+  onGrown(jobId: string, listener: () => void): () => void;
+  /** How a job ended; `undefined` for one that is not there, or has not. */
+  ending(jobId: string): Promise<EndedJob | undefined>;
   /** The store has ended these jobs: what of them runs here is let go, and whoever follows them is told. */
   ended(jobIds: readonly string[]): void;
 }

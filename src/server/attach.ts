@@ -9,6 +9,7 @@ import { type WebSocket, WebSocketServer } from "ws";
 import type { Conversations } from "../conversation/index.ts";
 import { type Logger, silentLogger } from "../logger.ts";
 import { MAX_FRAME_BYTES } from "../protocol/index.ts";
+import type { Routes } from "../routing/index.ts";
 import type { Runtime } from "../runtime/index.ts";
 import { fromWs } from "../transport/ws-server.ts";
 import { type AddressRules, refusalOf } from "./addresses.ts";
@@ -28,6 +29,8 @@ export interface AttachOptions {
   maxUnauthenticated?: number;
   /** The runtime's, to be asked about under `/v1`. @default none, and nothing is served there about them */
   conversations?: Conversations;
+  /** The table that operators may see and write to under `/v1`. @default none */
+  routes?: Routes;
   /** @default a logger that says nothing */
   logger?: Logger;
 }
@@ -155,6 +158,7 @@ export async function attach(runtime: Runtime, httpServer: Server, options: Atta
     pathOf: (request) => pathOf(request)?.path,
     refusalOf: (request) => refusalOf(request, rulesNow()),
     conversations: options.conversations,
+    routes: options.routes,
     logger,
   });
 

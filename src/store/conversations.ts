@@ -7,6 +7,7 @@
  * its terminal event releases the lock and hands it to the next turn in the same commit (`AppendBatch.handOver`).
  */
 import type { FinalStatus } from "../protocol/index.ts";
+import type { NewDelivery } from "./deliveries.ts";
 import type { ClaimedJob, NewJob } from "./new-job.ts";
 
 export interface ConversationRecord {
@@ -81,6 +82,8 @@ export interface NewTurn {
   ttlMs: number;
   /** JSON text of the `job.error` with which a turn ends whose expired lock is taken over. */
   lostPayload: string;
+  /** Where the answer goes, if it goes anywhere but into the log. A message that comes again has no second one. */
+  delivery?: NewDelivery | undefined;
 }
 
 /** What became of a turn that was stored. */
@@ -154,9 +157,10 @@ export interface ConversationFacet {
   /** Running and queued turns, in order, then the newest ended ones. */
   turns(conversationId: string, limit: number): Promise<TurnRecord[]>;
   /**
-   * Removes a conversation that nobody works on. Its jobs stay for as long as jobs are kept.
+   * Removes a conversation that nobody works on. Its jobs stay for as long as jobs are kept, with their deliveries.
    *
-   * @throws StoreRefusal unknown_conversation; conversation_busy while its lock is held or turns wait
+   * @throws StoreRefusal unknown_conversation; conversation_busy while its lock is held, turns wait, or answers are
+   *   on their way
    */
   delete(conversationId: string, now: number): Promise<void>;
 

@@ -13,6 +13,7 @@ import type { FinalStatus, JobStatus, Lease } from "../protocol/index.ts";
 import type { BindingFacet } from "./bindings.ts";
 import type { ClaimedTurn, ConversationFacet, NewTurn, TurnClaim, TurnPlace, TurnRefusal } from "./conversations.ts";
 import type { CredentialFacet } from "./credentials.ts";
+import type { DeliveryFacet } from "./deliveries.ts";
 import type { ClaimedJob, NewJob } from "./new-job.ts";
 import type { QuestionFacet } from "./questions.ts";
 import type { Abandonable, ConnectionRef, Duplicate, ReplyDraft, RequestRef } from "./request.ts";
@@ -20,6 +21,7 @@ import type { Abandonable, ConnectionRef, Duplicate, ReplyDraft, RequestRef } fr
 export * from "./bindings.ts";
 export * from "./conversations.ts";
 export * from "./credentials.ts";
+export * from "./deliveries.ts";
 export * from "./new-job.ts";
 export * from "./questions.ts";
 export * from "./request.ts";
@@ -51,14 +53,17 @@ export type RefusalReason =
   /** The number is neither the next nor stored under the same identity. */
   | "wrong_number"
   | "limit_exceeded"
-  /** The cursor is none that a list has given. */
-  | "bad_cursor"
   /** Its sender was told meanwhile that nothing was done. */
   | "abandoned"
+  /** The cursor is none that a list has given. */
+  | "bad_cursor"
   | "unknown_conversation"
   /** Somebody holds its lock, or turns wait. */
   | "conversation_busy"
   | "not_locked"
+  | "unknown_delivery"
+  /** A delivery is in a state from which this is not done. */
+  | "wrong_state"
   /** The node was declared dead. */
   | "dead_node";
 
@@ -599,6 +604,7 @@ export interface Store {
   readonly credentials: CredentialFacet;
   readonly conversations: ConversationFacet;
   readonly bindings: BindingFacet;
+  readonly deliveries: DeliveryFacet;
   readonly questions: QuestionFacet;
   /** Opens the engine and brings the schema up to date. Called once, before all else. */
   start(): Promise<void>;

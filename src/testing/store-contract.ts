@@ -28,6 +28,7 @@ import type { ManualClock } from "./manual-clock.ts";
 import { bindingCases } from "./store-contract/binding-cases.ts";
 import { conversationCases } from "./store-contract/conversation-cases.ts";
 import { credentialCases } from "./store-contract/credential-cases.ts";
+import { deliveryCases } from "./store-contract/delivery-cases.ts";
 import { questionCases } from "./store-contract/question-cases.ts";
 import { restartCases } from "./store-contract/restart-cases.ts";
 
@@ -271,6 +272,7 @@ export function storeContract(
     bindingCases(it);
     conversationCases(it);
     credentialCases(it);
+    deliveryCases(it);
     questionCases(it);
     restartCases(it);
     lifecycle(it);

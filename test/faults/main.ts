@@ -1,12 +1,13 @@
 /**
  * `npm run test:faults`: seeded fault scenarios over real processes, real sockets and a real file, and a
- * count of what clients lost; with `--turns`, of what conversations lost. A seed plans a scenario; the same
+ * count of what clients lost; with `--turns`, of what conversations lost; with `--deliveries`, of answers. A seed plans a scenario; the same
  * seed plans the same one. Ends by itself, leaves no process and no file, and exits 1 when a scenario found
  * something.
  */
 import { parseArgs } from "node:util";
 import { systemClock } from "../../src/clock.ts";
 import { killAll } from "./child.ts";
+import { DeliveryScenario } from "./deliveries/scenario.ts";
 import { Place, removeAll } from "./place.ts";
 import { planFor, SCENARIO_NAMES, type ScenarioName } from "./plan.ts";
 import { Scenario } from "./scenario.ts";
@@ -14,18 +15,20 @@ import { turnPlanFor } from "./turns/plan.ts";
 import { TurnScenario } from "./turns/scenario.ts";
 
 const USAGE = `usage: node test/faults/main.ts [options]
-  --seeds N      so many scenarios (as many as there is time for; with --turns 1)
+  --seeds N      so many scenarios (as many as there is time for; with --turns or --deliveries 1)
   --first SEED   the first of them (1)
   --seconds S    begin none after so long (100, or no limit with --seeds)
   --only NAME    ${SCENARIO_NAMES.join(", ")}
   --turns        conversations rather than sessions: workers on one file that are killed and stopped
-  --length S     how long a scenario of --turns sends messages (55)
-  --parallel N   so many at a time (2; with --turns 1)
+  --deliveries   answers on their way to people: whoever sends them is killed, before they arrive and after
+  --length S     how long a scenario sends messages, with --turns (55) or --deliveries (25)
+  --parallel N   so many at a time (2; with --turns or --deliveries 1)
   --keep         leave the files of a scenario that found something
 `;
 
 const DEFAULT_SECONDS = 100;
 const DEFAULT_TURNS_LENGTH_S = 55;
+const DEFAULT_DELIVERIES_LENGTH_S = 25;
 /** More of them tell nothing new. */
 const MAX_FAILED = 5;
 
@@ -49,6 +52,7 @@ interface Options {
   seconds: number;
   only: ScenarioName | undefined;
   turns: boolean;
+  deliveries: boolean;
   lengthMs: number;
   parallel: number;
   keep: boolean;
@@ -64,6 +68,7 @@ function readOptions(): Options {
       seconds: text,
       only: text,
       turns: flag,
+      deliveries: flag,
       length: text,
       parallel: text,
       keep: flag,
@@ -71,19 +76,23 @@ function readOptions(): Options {
   });
   const only = SCENARIO_NAMES.find((name) => name === values.only);
   if (values.only !== undefined && only === undefined) wrongUse(`--only: there is no scenario ${values.only}.`);
-  const turns = values.turns ?? false;
-  if (turns && only !== undefined) wrongUse("--only: --turns has one scenario.");
-  if (!turns && values.length !== undefined) wrongUse("--length: only scenarios of --turns have one.");
+  const { turns = false, deliveries = false } = values;
+  const long = turns || deliveries;
+  if (turns && deliveries) wrongUse("--turns: is not --deliveries; give one of them.");
+  if (long && only !== undefined) wrongUse("--only: --turns and --deliveries have one scenario each.");
+  if (!long && values.length !== undefined) wrongUse("--length: only scenarios of --turns and --deliveries have one.");
   const seconds = numberOf(values.seconds, "seconds");
-  const seeds = numberOf(values.seeds, "seeds") ?? (turns && seconds === undefined ? 1 : undefined);
+  const seeds = numberOf(values.seeds, "seeds") ?? (long && seconds === undefined ? 1 : undefined);
+  const lengthS = deliveries ? DEFAULT_DELIVERIES_LENGTH_S : DEFAULT_TURNS_LENGTH_S;
   return {
     seeds: seeds ?? Number.POSITIVE_INFINITY,
     first: numberOf(values.first, "first") ?? 1,
     seconds: seconds ?? (seeds === undefined ? DEFAULT_SECONDS : Number.POSITIVE_INFINITY),
     only,
     turns,
-    lengthMs: (numberOf(values.length, "length") ?? DEFAULT_TURNS_LENGTH_S) * 1_000,
-    parallel: numberOf(values.parallel, "parallel") ?? (turns ? 1 : 2),
+    deliveries,
+    lengthMs: (numberOf(values.length, "length") ?? lengthS) * 1_000,
+    parallel: numberOf(values.parallel, "parallel") ?? (long ? 1 : 2),
     keep: values.keep ?? false,
   };
 }
@@ -114,6 +123,13 @@ function planned(seed: number, options: Options): Planned {
       return { counts, findings, aside: `ends ${JSON.stringify(ends)}` };
     };
     return { seed, name: "turns", wantsDisk: false, circumstances: {}, steps: plan.steps, run };
+  }
+  if (options.deliveries) {
+    const run = async (place: Place): Promise<Outcome> => {
+      const { findings, fates, ...counts } = await new DeliveryScenario(seed, options.lengthMs, place).run();
+      return { counts, findings, aside: `calls ${JSON.stringify(fates)}` };
+    };
+    return { seed, name: "deliveries", wantsDisk: false, circumstances: {}, steps: [], run };
   }
   const plan = planFor(seed, options.only);
   const { steps, ...circumstances } = plan;
@@ -156,7 +172,9 @@ const counted = (counts: Outcome["counts"]): string =>
 async function main(options: Options): Promise<boolean> {
   const names = options.turns
     ? ["turns", "overlapped", "lost", "doubled", "reordered", "stuck"]
-    : ["events", "lost", "duplicated", "reordered"];
+    : options.deliveries
+      ? ["delivered", "lost", "doubled", "misrouted"]
+      : ["events", "lost", "duplicated", "reordered"];
   const total: Record<string, number> = Object.fromEntries(names.map((name) => [name, 0]));
   const failed: number[] = [];
   const began = systemClock.monotonic();

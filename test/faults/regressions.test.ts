@@ -37,8 +37,8 @@ test("[CLT-10] a submit told to have failed, and repeated with its key after a r
     }
   };
 
-  // The store is silent for too long, the submit is told to have failed, and is carried out after all.
-  store?.stall();
+  // The store takes the submit and says so too late: it is told to have failed, and is carried out.
+  store?.fallSilent();
   let told: unknown;
   session.submit("puppet", null, { idempotencyKey: "key" }).catch((error: unknown) => {
     told = error;

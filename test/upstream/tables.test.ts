@@ -19,8 +19,8 @@ import { sqlite } from "../../src/store/sqlite/index.ts";
 import type { Store } from "../../src/store/store.ts";
 import { FakeBackend } from "../../src/testing/fake-backend.ts";
 import { ManualClock } from "../../src/testing/manual-clock.ts";
-import { temporaryFolder } from "../temporary-folder.ts";
 import { type PostgresServer, postgresServer } from "../postgres.ts";
+import { temporaryFolder } from "../temporary-folder.ts";
 
 const DDL = `CREATE TABLE "Chats" (number INTEGER PRIMARY KEY, subject TEXT, agent_session TEXT UNIQUE)`;
 const NAMES = {

@@ -15,11 +15,11 @@ import { UpstreamJanitor, UpstreamSession } from "../../src/conversation/upstrea
 import { sqlite } from "../../src/store/sqlite/index.ts";
 import type { Store } from "../../src/store/store.ts";
 import { ManualClock } from "../../src/testing/manual-clock.ts";
+import { type PostgresServer, postgresServer } from "../postgres.ts";
 import { eventually } from "../runtime-fixture.ts";
 import { temporaryFolder } from "../temporary-folder.ts";
 import { type BackendServer, backendServer } from "./backend-server.ts";
 import { HttpBackend } from "./http-backend.ts";
-import { type PostgresServer, postgresServer } from "../postgres.ts";
 import { openPlace, type Place } from "./records.ts";
 import type { Answer, Message } from "./worker.ts";
 

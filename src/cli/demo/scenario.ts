@@ -7,6 +7,7 @@ import { burstMessage, type SurveyReport } from "../../agents/index.ts";
 import type { Terminal as JobEnd, JobEvent, JobHandle, Session } from "../../client/index.ts";
 import type { Clock } from "../../clock.ts";
 import { openSession } from "../connection.ts";
+import { whileListed } from "../presence.ts";
 import { type Counts, compareReadings, Sequence, sumOf } from "./counts.ts";
 import { ServerProcess } from "./server-process.ts";
 import { type Interruption, Wire } from "./wire.ts";
@@ -168,7 +169,7 @@ export async function play(options: ScenarioOptions): Promise<Story> {
     }
     for (const recording of recordings) await recording.done;
   };
-  await inTime(act());
+  await whileListed({ name: "demo" }, session, () => inTime(act()));
 
   const counts: Counts[] = [wire.counts];
   const jobs: JobStory[] = [];

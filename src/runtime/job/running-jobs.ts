@@ -172,7 +172,7 @@ export class RunningJobs {
       authority.budget.settle();
       if (turn !== undefined) turns?.ended(job.jobId);
     });
-    if (turn !== undefined) turns?.began(turn);
+    if (turn !== undefined) turns?.began(turn, runEpoch);
     run.start();
     return run;
   }

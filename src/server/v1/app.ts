@@ -8,10 +8,13 @@ import { z } from "zod";
 import type { Conversations } from "../../conversation/index.ts";
 import type { Logger } from "../../logger.ts";
 import { ArcpError, REQUESTS } from "../../protocol/index.ts";
+import type { Routes } from "../../routing/index.ts";
 import type { Runtime } from "../../runtime/index.ts";
 import { conversationRoutes } from "./conversations.ts";
+import { deliveryRoutes } from "./deliveries.ts";
 import { COMMON_HEADERS, problemOf } from "./problem.ts";
 import { bodyOf, type Env, invalid, NoQuery, PAGE, parse, queryOf, UnsupportedBody } from "./request.ts";
+import { routeTable } from "./routes.ts";
 
 /** As `session.list_jobs` filters, flat. */
 const ListQuery = z.strictObject({ ...REQUESTS["session.list_jobs"].shape.filter.unwrap().shape, ...PAGE });
@@ -28,8 +31,9 @@ const wallOf = (time: string | undefined): number | undefined => (time === undef
 
 export function v1App(
   runtime: Runtime,
-  { conversations, logger }: { conversations: Conversations | undefined; logger: Logger },
+  parts: { conversations: Conversations | undefined; routes: Routes | undefined; logger: Logger },
 ): Hono<Env> {
+  const { conversations, routes, logger } = parts;
   const app = new Hono<Env>().basePath("/v1");
 
   const authenticated: MiddlewareHandler<Env> = async (context, next) => {
@@ -114,8 +118,11 @@ export function v1App(
   others("/jobs/:id/questions/:question/answer", "POST");
 
   if (conversations !== undefined) {
-    conversationRoutes(app, { conversations, clock: runtime.clock, logger, authenticated, others });
+    const given = { conversations, clock: runtime.clock, logger, authenticated, others };
+    conversationRoutes(app, given);
+    deliveryRoutes(app, given);
   }
+  if (routes !== undefined) routeTable(app, { routes, authenticated, others });
 
   app.notFound((context) => respond(invalid(`Nothing is served at ${context.req.path.slice(0, 256)}.`), 404));
   app.onError((error) => {

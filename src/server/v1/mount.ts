@@ -11,6 +11,7 @@ import type { IncomingMessage, RequestListener, Server, ServerResponse } from "n
 import type { Conversations } from "../../conversation/index.ts";
 import type { Logger } from "../../logger.ts";
 import { ArcpError } from "../../protocol/index.ts";
+import type { Routes } from "../../routing/index.ts";
 import type { Runtime } from "../../runtime/index.ts";
 import { v1App } from "./app.ts";
 import { type Problem, problemOf } from "./problem.ts";
@@ -30,13 +31,14 @@ export interface MountOptions {
   /** Why a request is refused (SRV-2), or `undefined`. */
   refusalOf(request: IncomingMessage): string | undefined;
   conversations: Conversations | undefined;
+  routes: Routes | undefined;
   logger: Logger;
 }
 
 /** @returns what takes it off again; a second call does nothing */
 export function mountV1(runtime: Runtime, httpServer: Server, options: MountOptions): () => void {
-  const { logger, conversations } = options;
-  const app = v1App(runtime, { conversations, logger });
+  const { logger, conversations, routes } = options;
+  const app = v1App(runtime, { conversations, routes, logger });
   const theirs = httpServer.listeners("request") as RequestListener[];
 
   const answer = async (request: IncomingMessage, response: ServerResponse) => {

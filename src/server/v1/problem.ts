@@ -48,6 +48,8 @@ export function problemOf(error: ArcpError, status = statusOf(error)): Problem {
 const STATUS_OF_REASON: ReadonlyMap<unknown, number> = new Map([
   ["unknown_conversation", 404],
   ["not_locked", 409],
+  ["unknown_delivery", 404],
+  ["wrong_state", 409],
 ]);
 
 function statusOf(error: ArcpError): number {

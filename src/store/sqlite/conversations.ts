@@ -17,6 +17,7 @@ import {
 } from "../store.ts";
 import { releaseBindings } from "./bindings.ts";
 import type { Database } from "./database.ts";
+import { insertDelivery, isDelivering } from "./delivery-rows.ts";
 import type { Engine } from "./engine.ts";
 import { endJob, headOf, insertJob, runsTooMany, wishEnd } from "./jobs.ts";
 import { requireLiveNode } from "./live-node.ts";
@@ -265,6 +266,9 @@ export function removeConversation(db: Database, conversationId: string, now: nu
   if (isHeld(row, now) || row.lock_job_key !== null || row.queued > 0) {
     throw new StoreRefusal("conversation_busy", `${conversationId} is being worked on`);
   }
+  if (isDelivering(db, conversationId)) {
+    throw new StoreRefusal("conversation_busy", `answers of ${conversationId} are on their way`);
+  }
   releaseBindings(db, conversationId, now);
   db.run("DELETE FROM turns WHERE conversation_key = ?", row.conversation_key);
   // Its id may come back, and a stale holder of this one must not pass for a holder of that.
@@ -498,6 +502,10 @@ export function insertTurn(
     place.state,
     place.state === "running" ? place.lockEpoch : null,
   );
+  if (turn.delivery !== undefined) {
+    const { conversationId } = turn.conversation;
+    insertDelivery(db, turn.delivery, { jobKey, conversationId, principal: by.principal, now: by.now });
+  }
   if (place.state === "running") {
     const { lockEpoch } = place;
     lockForTurn(db, conversationKey, { jobKey, jobId: job.jobId, ttlMs: turn.ttlMs, lockEpoch }, by);

@@ -10,6 +10,7 @@ import type { Durability, Store } from "../store.ts";
 import { bindingFacet } from "./bindings.ts";
 import { conversationFacet } from "./conversations.ts";
 import { credentialFacet } from "./credentials.ts";
+import { deliveryFacet } from "./deliveries.ts";
 import { Engine } from "./engine.ts";
 import { HintReader } from "./hints.ts";
 import { jobFacet } from "./jobs.ts";
@@ -64,6 +65,7 @@ export function sqlite(file: string, options: SqliteOptions = {}): Store {
     credentials: credentialFacet(engine),
     conversations: conversationFacet(engine),
     bindings: bindingFacet(engine),
+    deliveries: deliveryFacet(engine),
     questions: questionFacet(engine),
     start: () => engine.start(),
     sweep: (query) => engine.read((db) => sweep(db, query)),

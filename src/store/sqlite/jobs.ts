@@ -318,7 +318,7 @@ function closeHead(
     now,
     jobKey,
   );
-  return endTurn(db, jobKey);
+  return endTurn(db, jobKey, now);
 }
 
 /**

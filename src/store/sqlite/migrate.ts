@@ -10,6 +10,7 @@ import { credentials } from "./migrations/0003-credentials.ts";
 import { questions } from "./migrations/0004-questions.ts";
 import { conversations } from "./migrations/0005-conversations.ts";
 import { bindings } from "./migrations/0006-bindings.ts";
+import { deliveries } from "./migrations/0007-deliveries.ts";
 import { restarts } from "./migrations/0008-restarts.ts";
 import { epochFloor } from "./migrations/0009-epoch-floor.ts";
 import type { Migration } from "./migrations/migration.ts";
@@ -22,6 +23,7 @@ const MIGRATIONS: readonly Migration[] = [
   questions,
   conversations,
   bindings,
+  deliveries,
   restarts,
   epochFloor,
 ];

@@ -4,6 +4,7 @@
  */
 import type { Burial, NodeFacet, NodeRecord } from "../store.ts";
 import type { Database } from "./database.ts";
+import { endClaims } from "./delivery-rows.ts";
 import type { Engine } from "./engine.ts";
 import { endJob, giveBack } from "./jobs.ts";
 import type { NodeLocks } from "./node-lock.ts";
@@ -109,6 +110,7 @@ function bury(db: Database, burial: Burial): Awaited<ReturnType<NodeFacet["bury"
     // Those of its turns are freed with their jobs, below.
     db.run(`${FREE_LOCK} WHERE lock_node = ? AND lock_holder IS NOT NULL AND lock_job_key IS NULL`, burial.nodeId);
     detachAll(db, burial.nodeId, burial.now);
+    endClaims(db, burial.nodeId, burial.now);
   }
   const live = db.all<{ job_key: number; job_id: string; last_n: number; run_epoch: number; again: number }>(
     `SELECT h.job_key, j.job_id, h.last_n, h.run_epoch, h.restarts_left > 0 AND h.cancel_requested = 0 AS again
@@ -144,6 +146,7 @@ function leave(db: Database, nodeId: string, now: number): void {
   );
   db.run(`${FREE_LOCK} WHERE lock_node = ? AND lock_holder IS NOT NULL AND lock_job_key IS NULL`, nodeId);
   detachAll(db, nodeId, now);
+  endClaims(db, nodeId, now);
 }
 
 function detachAll(db: Database, nodeId: string, now: number): void {

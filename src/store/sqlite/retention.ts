@@ -7,6 +7,7 @@ import type { RetentionPolicy, RetentionStep } from "../store.ts";
 import { removeConversation } from "./conversations.ts";
 import { releaseCredentials } from "./credentials.ts";
 import type { Database } from "./database.ts";
+import { OWES_ANSWER, OWES_CONVERSATION } from "./delivery-rows.ts";
 
 /** Rows that one step deletes, about. */
 const ROWS_PER_STEP = 500;
@@ -79,11 +80,11 @@ interface Head {
 
 const HEAD_COLUMNS = "h.job_key, h.last_n, h.floor_n, h.result_n, h.ended_at, h.bytes";
 
-/** Removes a job whose retention has passed. While a key can still repeat its submit, it stays. */
+/** Removes a job whose retention has passed. While a key can repeat its submit, or its answer has not arrived, it stays. */
 function removeJob(db: Database, policy: RetentionPolicy): RetentionStep | undefined {
   const job = db.get<Head>(
     `SELECT ${HEAD_COLUMNS} FROM job_heads h
-     WHERE h.ended_at < ?1 AND NOT ${OWED}
+     WHERE h.ended_at < ?1 AND NOT ${OWED} AND NOT ${OWES_ANSWER}
        AND NOT EXISTS (SELECT 1 FROM idempotency i WHERE i.job_key = h.job_key AND i.expires_at > ?2)
      ORDER BY h.ended_at LIMIT 1`,
     policy.now - policy.jobRetentionMs,
@@ -107,6 +108,7 @@ function removeJob(db: Database, policy: RetentionPolicy): RetentionStep | undef
   db.run("DELETE FROM follows WHERE job_key = ? AND open = 0", job.job_key);
   db.run("DELETE FROM idempotency WHERE job_key = ?", job.job_key);
   db.run("DELETE FROM turns WHERE job_key = ?", job.job_key);
+  db.run("DELETE FROM deliveries WHERE job_key = ?", job.job_key);
   db.run("DELETE FROM questions WHERE job_key = ?", job.job_key);
   db.run("DELETE FROM checkpoints WHERE job_key = ?", job.job_key);
   releaseCredentials(db, job.job_key);
@@ -203,7 +205,7 @@ function removeOldConversation(db: Database, policy: RetentionPolicy): Retention
   }
   const old = db.get<{ conversation_id: string }>(
     `SELECT conversation_id FROM conversations
-     WHERE active_at < ? AND lock_holder IS NULL AND queued = 0 ORDER BY active_at LIMIT 1`,
+     WHERE active_at < ? AND lock_holder IS NULL AND queued = 0 AND NOT ${OWES_CONVERSATION} ORDER BY active_at LIMIT 1`,
     policy.now - policy.conversationRetentionMs,
   );
   if (old === undefined) {

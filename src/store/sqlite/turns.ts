@@ -6,9 +6,10 @@
 import type { ClaimedTurn, TurnClaim } from "../store.ts";
 import { CLAIM_COLUMNS, type ClaimRow, startAgain, toClaimedJob } from "./claims.ts";
 import type { Database } from "./database.ts";
+import { openDelivery } from "./delivery-rows.ts";
 
-/** Ends the turn of a job, if it is one: its lock is free, or its place in the queue. */
-export function endTurn(db: Database, jobKey: number): number | undefined {
+/** Ends the turn of a job, if it is one: its lock is free, or its place in the queue, and its answer is due. */
+export function endTurn(db: Database, jobKey: number, now: number): number | undefined {
   const turn = db.get<{ conversation_key: number; state: string }>(
     "SELECT conversation_key, state FROM turns WHERE job_key = ? AND state <> 'ended'",
     jobKey,
@@ -17,6 +18,7 @@ export function endTurn(db: Database, jobKey: number): number | undefined {
     return undefined;
   }
   db.run("UPDATE turns SET state = 'ended' WHERE job_key = ?", jobKey);
+  openDelivery(db, jobKey, now);
   if (turn.state === "queued") {
     db.run("UPDATE conversations SET queued = queued - 1 WHERE conversation_key = ?", turn.conversation_key);
   } else {
