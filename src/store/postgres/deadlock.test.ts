@@ -253,6 +253,13 @@ async function attempt(world: World, store: Store, random: Random): Promise<void
   await store.jobs.descendants(jobId);
 }
 
+/** Ends turns as if nobody offered their agent. */
+async function endUnserved(_world: World, store: Store, _random: Random): Promise<void> {
+  for (const { jobId, runEpoch } of await store.conversations.unserved({ agents: [], now: now(), limit: 2 })) {
+    await store.conversations.endUnserved({ jobId, runEpoch, jobErrorPayload: ERROR, now: now() });
+  }
+}
+
 const claimJobs = (world: World, store: Store, random: Random) =>
   allowed(store.jobs.claim({ nodeId: random.pick(world.nodes), agents: [AGENT], limit: random.int(1, 5) }));
 
@@ -369,6 +376,7 @@ const OPERATIONS_BY_WEIGHT: Record<string, readonly [number, Operation]> = {
   storeRuns: [5, storeRuns],
   claimTurns: [3, claimTurns],
   attempt: [2, attempt],
+  endUnserved: [1, endUnserved],
   claimJobs: [2, claimJobs],
   deliveries: [4, deliveries],
   locks: [2, locks],
