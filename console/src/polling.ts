@@ -4,7 +4,8 @@
  */
 import { useCallback, useEffect, useRef, useState } from "react";
 import { systemClock, type Timer } from "../../src/clock.ts";
-import { ask, Problem } from "./api.ts";
+import { access, ask, Problem } from "./api.ts";
+import { useObservable } from "./observable.ts";
 
 export interface Polled<T> {
   data: T | undefined;
@@ -16,10 +17,12 @@ export interface Polled<T> {
 /** @param path `undefined`: nothing is asked @param everyMs 0 asks once */
 export function usePolled<T>(path: string | undefined, everyMs: number): Polled<T> {
   const [state, setState] = useState<{ path: string | undefined; data?: T; problem?: Problem }>({ path });
+  // While nobody is logged in there is nothing to ask for.
+  const isIn = useObservable(access).state === "in";
   const kick = useRef<() => void>(() => undefined);
 
   useEffect(() => {
-    if (path === undefined) return;
+    if (path === undefined || !isIn) return;
     const stop = new AbortController();
     let timer: Timer | undefined;
     let asking = false;
@@ -37,7 +40,8 @@ export function usePolled<T>(path: string | undefined, everyMs: number): Polled<
       } finally {
         asking = false;
       }
-      if (everyMs > 0 && !stop.signal.aborted && !document.hidden) timer = systemClock.after(everyMs, () => void look());
+      if (everyMs > 0 && !stop.signal.aborted && !document.hidden)
+        timer = systemClock.after(everyMs, () => void look());
     };
     const onVisible = () => {
       if (!document.hidden) void look();
@@ -50,7 +54,7 @@ export function usePolled<T>(path: string | undefined, everyMs: number): Polled<
       timer?.cancel();
       document.removeEventListener("visibilitychange", onVisible);
     };
-  }, [path, everyMs]);
+  }, [path, everyMs, isIn]);
 
   const again = useCallback(() => kick.current(), []);
   const current = state.path === path ? state : { path };

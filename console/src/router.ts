@@ -21,7 +21,10 @@ const segment = (text: string): string => {
 
 function read(): Place {
   const [view = "", id] = location.pathname.slice(BASE.length).split("/");
-  return { view: view === "" ? "overview" : segment(view), id: id === undefined || id === "" ? undefined : segment(id) };
+  return {
+    view: view === "" ? "overview" : segment(view),
+    id: id === undefined || id === "" ? undefined : segment(id),
+  };
 }
 
 export const place = new Observable<Place>(read());

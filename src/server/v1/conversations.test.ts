@@ -79,6 +79,7 @@ test("[SRV-17] a conversation is shown with its lock and its turns with their pl
     principal: "alice",
     user_id: "alice",
     queued: 2,
+    bindings: [],
   });
   assert.ok(Date.parse(String(createdAt)) <= Date.parse(String(activeAt)));
   const { since, until, node_id: nodeId, host, ...held } = lock as Row;

@@ -1,0 +1,39 @@
+/** Jobs and those that they handed work to, as a tree. */
+import type { JobShape } from "./shapes.ts";
+
+export interface JobNode {
+  job: JobShape;
+  /** Oldest first. */
+  children: readonly JobNode[];
+}
+
+/** The tree below `rootId`, itself included, of the jobs that are known; `undefined` while it is none of them. */
+export function treeOf(rootId: string, jobs: readonly JobShape[]): JobNode | undefined {
+  const byId = new Map(jobs.map((job) => [job.job_id, job]));
+  const below = Map.groupBy(byId.values(), (job) => job.parent_job_id);
+  // Each job is shown once, whatever parents a server names.
+  const shown = new Set<string>();
+  const grow = (job: JobShape): JobNode => {
+    shown.add(job.job_id);
+    const children = (below.get(job.job_id) ?? [])
+      .toSorted((one, other) => one.created_at.localeCompare(other.created_at))
+      .filter((child) => !shown.has(child.job_id))
+      .map(grow);
+    return { job, children };
+  };
+  const root = byId.get(rootId);
+  return root === undefined ? undefined : grow(root);
+}
+
+/** The job that `job` comes from in the end, as far as the jobs are known. */
+export function rootOf(jobId: string, jobs: readonly JobShape[]): string {
+  const byId = new Map(jobs.map((job) => [job.job_id, job]));
+  const seen = new Set<string>();
+  let id = jobId;
+  for (;;) {
+    const parent = byId.get(id)?.parent_job_id;
+    if (typeof parent !== "string" || !byId.has(parent) || seen.has(id)) return id;
+    seen.add(id);
+    id = parent;
+  }
+}
