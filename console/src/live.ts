@@ -46,7 +46,7 @@ export class Live {
   /** Opens the session of whoever is logged in, and keeps one open; idempotent for the same one. */
   start(principal: string): void {
     if (this.#run?.principal === principal) return;
-    void this.stop();
+    if (this.#run !== undefined) void this.stop();
     const stopped = new AbortController();
     this.#run = { principal, stopped };
     void this.#keepOpen(stopped.signal);

@@ -264,7 +264,13 @@ export function Timeline({
           </div>
         ) : (
           <div className="empty">
-            <strong>{rows.events === 0 ? "No events yet." : "No event matches."}</strong>
+            <strong>
+              {state.phase === "opening"
+                ? "Waiting for the events…"
+                : rows.events === 0
+                  ? "No events yet."
+                  : "No event matches."}
+            </strong>
           </div>
         )}
       </div>
