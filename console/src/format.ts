@@ -16,6 +16,13 @@ export function line(value: unknown, max = 400): string {
   return clean(cut.replace(/\s+/g, " "));
 }
 
+/** A value as JSON that a person may edit: what cannot be seen is written out. */
+export const editable = (value: unknown): string =>
+  (JSON.stringify(value, null, 2) ?? "null").replace(
+    UNSEEN,
+    (char) => `\\u${char.charCodeAt(0).toString(16).padStart(4, "0")}`,
+  );
+
 /** A value in full, over lines. */
 export const block = (value: unknown, max = 200_000): string => {
   const text = typeof value === "string" ? value : (JSON.stringify(value, null, 2) ?? "");

@@ -45,6 +45,9 @@ const MAX_ROWS = 250_000;
 const DROP = 25_000;
 const MAX_CHUNK_BYTES = 8 * 1024 * 1024;
 
+/** What the runtime tells this page's session of its own reading: no events of the job. */
+const OF_THE_READER: ReadonlySet<unknown> = new Set(["back_pressure", "history_trimmed"]);
+
 type Fresh = Row extends infer R ? (R extends Row ? Omit<R, "index"> : never) : never;
 
 export class TimelineRows {
@@ -85,9 +88,13 @@ export class TimelineRows {
   }
 
   add(event: JobEvent): void {
-    this.events += 1;
     this.version += 1;
     const body = record(event.body);
+    if (event.kind === "status" && OF_THE_READER.has(body["phase"])) {
+      this.#push({ ...of(event), kind: "plain", event });
+      return;
+    }
+    this.events += 1;
     switch (event.kind) {
       case "tool_call":
         this.#calls.set(

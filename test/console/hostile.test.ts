@@ -22,7 +22,7 @@ async function isUnhurt(page: Page, faults: readonly string[]): Promise<void> {
     scripts: [...document.querySelectorAll("script")].filter(({ src }) => !src.includes("/console/assets/")).length,
     handlers: document.querySelectorAll("[onload], [onerror], [onclick]").length,
     links: [...document.querySelectorAll("a")].filter(({ href }) => !href.startsWith(location.origin)).length,
-    turned: document.body.innerText.includes("\u202e"),
+    turned: document.body.textContent.includes("\u202e"),
   }));
   assert.deepEqual(found, { hurt: false, images: 0, scripts: 0, handlers: 0, links: 0, turned: false });
   assert.deepEqual(faults, []);
@@ -76,7 +76,7 @@ test(
 
 test("[CON-5] hostile deliveries, routes, processes and refusals are text", OPTIONS, async () => {
   const { page, faults } = await stage.enter("olgas");
-  const at = new Date().toISOString();
+  const at = "2026-01-01T00:00:00.000Z";
   const record = (names: readonly string[]) => Object.fromEntries(names.map((name) => [name, HOSTILE]));
   const delivery = {
     ...record(["delivery_id", "channel", "route_key", "conversation_id", "job_id", "principal", "last_error"]),

@@ -4,6 +4,7 @@
  */
 import { registerDemoAgents } from "../../src/agents/index.ts";
 import { Conversations } from "../../src/conversation/index.ts";
+import { ArcpError } from "../../src/protocol/index.ts";
 import { type JobContext, Runtime } from "../../src/runtime/index.ts";
 import { bearerTokens, serve } from "../../src/server/index.ts";
 import { sqlite } from "../../src/store/sqlite/index.ts";
@@ -67,7 +68,7 @@ runtime.agent("hostile", async (input, job: JobContext) => {
   await job.metric({ name: HOSTILE, value: 1, unit: HOSTILE });
   await job.artifact({ uri: `javascript:${HOSTILE}`, content_type: HOSTILE });
   await job.emit("x-vendor.hostile", { html: HOSTILE });
-  if (input === "fail") throw new Error(HOSTILE);
+  if (input === "fail") throw new ArcpError("INVALID_REQUEST", HOSTILE);
   if (input === "ask") return await job.ask({ message: HOSTILE, to: HOSTILE, schema: { const: HOSTILE } });
   if (input === "stream") {
     const out = job.stream({ contentType: HOSTILE });

@@ -13,7 +13,7 @@ import { build } from "vite";
 import { connect, type Session } from "../../src/client/index.ts";
 import { temporaryFolder } from "../temporary-folder.ts";
 import { chromiumPath } from "./chromium.ts";
-import { Proxy } from "./proxy.ts";
+import { CuttableProxy } from "./cuttable-proxy.ts";
 
 export const DEADLINE_MS = 30_000;
 const ROOT = fileURLToPath(new URL("../../console", import.meta.url));
@@ -62,13 +62,13 @@ export class Stage implements AsyncDisposable {
   readonly #browser: Browser;
   readonly #file: string;
   readonly #console: string;
-  readonly proxy: Proxy;
+  readonly proxy: CuttableProxy;
   #server: ServerProcess;
 
   private constructor(parts: {
     stack: AsyncDisposableStack;
     browser: Browser;
-    proxy: Proxy;
+    proxy: CuttableProxy;
     file: string;
     console: string;
     server: ServerProcess;
@@ -87,7 +87,7 @@ export class Stage implements AsyncDisposable {
     const console = path.join(folder.path, "console");
     const file = path.join(folder.path, "test.db");
     await buildConsole(console);
-    const proxy = stack.use(await Proxy.listen());
+    const proxy = stack.use(await CuttableProxy.listen());
     const server = stack.use(await ServerProcess.start(file, console));
     proxy.target = server.port;
     assert.ok(chromiumPath !== undefined, "Chromium is needed: apt-get install chromium, or set HOLDFAST_CHROMIUM.");
@@ -100,7 +100,7 @@ export class Stage implements AsyncDisposable {
     return `http://127.0.0.1:${this.proxy.port}`;
   }
 
-  /** A page that is not logged in. What it throws, and what its policy forbids, fails the test that asks `faults`. */
+  /** A page that is not logged in. `faults` has what it throws, logs as an error, and what its policy forbids. */
   async page(options: BrowserContextOptions = {}): Promise<{ page: Page; faults: string[] }> {
     const context = await this.#browser.newContext(options);
     this.#stack.defer(() => context.close());
@@ -113,7 +113,9 @@ export class Stage implements AsyncDisposable {
       void dialog.dismiss();
     });
     page.on("console", (message) => {
-      if (/content security policy/i.test(message.text())) faults.push(message.text());
+      // That a server is away, or refuses, browsers log by themselves.
+      const isRefusal = /^Failed to load resource|^WebSocket connection to/.test(message.text());
+      if (message.type() === "error" && !isRefusal) faults.push(message.text());
     });
     return { page, faults };
   }

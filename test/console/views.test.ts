@@ -92,7 +92,7 @@ test("[CON-4] each kind of event shows as what it is", OPTIONS, async () => {
   const jobId = await stage.submit("alices", "planner", null, "USD:2.00");
   const { page, faults } = await stage.enter("alices", `jobs/${jobId}`);
   await page.getByRole("region", { name: "Result" }).getByText("Day two: the castle.").waitFor();
-  const text = (label: string) => page.locator(".row").filter({ hasText: label }).locator(".text").allInnerTexts();
+  const text = (label: string) => page.locator(".row").filter({ hasText: label }).locator(".text").allTextContents();
   const tools = await page
     .locator(".row .label")
     .filter({ hasText: /^tool$/ })
@@ -110,7 +110,7 @@ test("[CON-4] each kind of event shows as what it is", OPTIONS, async () => {
   );
   const tree = page.getByRole("region", { name: "Delegation" });
   await tree.locator("li li li").getByText("echo@1.0.0").waitFor();
-  assert.match(await tree.locator("> ul > li > span").innerText(), /^planner/);
+  assert.match((await tree.locator("> ul > li > span").textContent()) ?? "", /^planner/);
   await page.locator(".row").filter({ hasText: "weather" }).click();
   await page.getByRole("complementary", { name: "Event" }).getByText('"celsius": 21').waitFor();
   await page.getByRole("listbox").press("End");
@@ -170,7 +170,7 @@ test(
     assert.equal(await act.isDisabled(), true);
     await operator.page.getByLabel("Reason").fill("the gardener is gone");
     await act.click();
-    assert.equal((await first.terminal).final_status, "cancelled");
+    assert.match(String((await first.terminal).message), /the gardener is gone/);
     assert.equal(await second.result, "You said: and you?");
     await lock.getByText("free").waitFor();
   },
@@ -188,7 +188,7 @@ test(
     await sees(page, "does not offer routes");
     await view(page, "Active sessions");
     await sees(page, "does not offer active sessions");
-    const at = new Date().toISOString();
+    const at = "2026-01-01T00:00:00.000Z";
     const delivery = {
       ...{
         delivery_id: "dlv_1",

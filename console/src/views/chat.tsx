@@ -28,7 +28,9 @@ export function Chat({ room: name = "console" }: { room: string | undefined }) {
   const end = useRef<HTMLDivElement>(null);
   const agent = chosen === "" ? (agents.data?.agents[0]?.name ?? "") : chosen;
   // A new line is to be seen.
-  useEffect(() => end.current?.scrollIntoView({ block: "nearest" }), [lines.length]);
+  useEffect(() => {
+    void end.current?.scrollIntoView({ block: "nearest" });
+  }, [lines.length]);
   const say = async () => {
     const said = text.trim();
     if (said === "") return;

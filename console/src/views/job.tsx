@@ -2,7 +2,7 @@
 import { type FormEvent, useMemo, useState } from "react";
 import { draftOf } from "../answer-draft.ts";
 import { ask, Problem } from "../api.ts";
-import { amount, block, clean, line, record } from "../format.ts";
+import { amount, block, clean, editable, line, record } from "../format.ts";
 import type { LogState } from "../job-log.ts";
 import { type JobNode, treeOf } from "../job-tree.ts";
 import { Ago, Badge, Bar, Empty, Failure, Heading, Id, JobLink, Status, useTick } from "../parts.tsx";
@@ -201,7 +201,7 @@ function Question({
   mayChange: boolean;
 }) {
   const { message, to, schema, question_id: questionId } = record(row.event.body);
-  const [text, setText] = useState(() => JSON.stringify(draftOf(schema), null, 2));
+  const [text, setText] = useState(() => editable(draftOf(schema)));
   const [failure, setFailure] = useState<{ code: string; message: string }>();
   const [busy, setBusy] = useState(false);
   const send = async (event: FormEvent) => {

@@ -2,14 +2,14 @@
 import { once } from "node:events";
 import { type AddressInfo, connect, createServer, type Socket } from "node:net";
 
-export class Proxy implements AsyncDisposable {
+export class CuttableProxy implements AsyncDisposable {
   /** Of the server; 0 refuses. */
   target = 0;
   readonly #sockets = new Set<Socket>();
   readonly #server = createServer((socket) => this.#join(socket));
 
-  static async listen(): Promise<Proxy> {
-    const proxy = new Proxy();
+  static async listen(): Promise<CuttableProxy> {
+    const proxy = new CuttableProxy();
     proxy.#server.listen(0, "127.0.0.1");
     await once(proxy.#server, "listening");
     return proxy;
