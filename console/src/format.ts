@@ -2,8 +2,7 @@
 import { systemClock } from "../../src/clock.ts";
 
 /** Control characters, and those that turn the direction of text or hide in it. */
-// biome-ignore lint/suspicious/noControlCharactersInRegex: they are what is looked for
-const UNSEEN = /[\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u009f\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]/g;
+const UNSEEN = /(?![\t\n\r])[\p{Cc}\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069\ufeff]/gu;
 
 export const clean = (text: string): string => text.replace(UNSEEN, "\ufffd");
 

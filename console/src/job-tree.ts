@@ -24,16 +24,3 @@ export function treeOf(rootId: string, jobs: readonly JobShape[]): JobNode | und
   const root = byId.get(rootId);
   return root === undefined ? undefined : grow(root);
 }
-
-/** The job that `job` comes from in the end, as far as the jobs are known. */
-export function rootOf(jobId: string, jobs: readonly JobShape[]): string {
-  const byId = new Map(jobs.map((job) => [job.job_id, job]));
-  const seen = new Set<string>();
-  let id = jobId;
-  for (;;) {
-    const parent = byId.get(id)?.parent_job_id;
-    if (typeof parent !== "string" || !byId.has(parent) || seen.has(id)) return id;
-    seen.add(id);
-    id = parent;
-  }
-}
