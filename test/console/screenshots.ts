@@ -5,9 +5,9 @@
 import { mkdirSync } from "node:fs";
 import path from "node:path";
 import type { Page } from "playwright-core";
-import { Stage, sees } from "../test/console/stage.ts";
+import { Stage, sees } from "./stage.ts";
 
-const FOLDER = path.resolve(import.meta.dirname, "../docs/screenshots");
+const FOLDER = path.resolve(import.meta.dirname, "../../docs/screenshots");
 const WIDE = { viewport: { width: 1200, height: 750 } };
 const PHONE = { viewport: { width: 360, height: 720 }, deviceScaleFactor: 2 };
 
@@ -16,7 +16,7 @@ await using stage = await Stage.open();
 
 const take = async (page: Page, name: string) => {
   await page.screenshot({ path: path.join(FOLDER, `${name}.png`), animations: "disabled" });
-  console.log(`docs/screenshots/${name}.png`);
+  process.stdout.write(`docs/screenshots/${name}.png\n`);
 };
 
 const notebook = await stage.session("alices", { name: "notebook", version: "2.1" });
