@@ -424,6 +424,7 @@ function banner(
   flags: ServeFlags,
 ): void {
   terminal.line(`holdfast serves ${server.url}`);
+  terminal.line(`  console ${new URL("/console/", server.url.replace(/^ws/, "http"))}`);
   terminal.line(`  store   ${storeName}`);
   terminal.line(`  agents  ${offered(flags)}`);
   if (access.generated)

@@ -7,6 +7,7 @@ import { ArcpError, newJobId, newMessageId, newTraceId } from "../protocol/index
 import { Deliveries, type DeliveriesOptions, type ReplyTo } from "../routing/deliveries/index.ts";
 import { type Runtime, type TurnHost, type TurnKeeper, type TurnSubmitter, turnRefused } from "../runtime/index.ts";
 import {
+  type BindingRecord,
   type ConversationRecord,
   type NewConversation,
   type NewTurn,
@@ -102,6 +103,7 @@ export class Conversations {
   readonly #host: TurnHost;
   readonly #turns: Turns;
   readonly #janitor: UpstreamJanitor | undefined;
+  readonly #backends: readonly string[];
   readonly #authorize: NonNullable<ConversationsOptions["authorize"]>;
   readonly #ttlMs: number;
   readonly #maxQueued: number;
@@ -146,6 +148,7 @@ export class Conversations {
       },
       options.deliveries,
     );
+    this.#backends = options.upstream?.backends.map(({ name }) => name) ?? [];
     this.#janitor =
       options.upstream &&
       new UpstreamJanitor({ ...options.upstream, bindings: store.bindings, jobs: store.jobs, clock, logger });
@@ -213,6 +216,18 @@ export class Conversations {
   ): Promise<{ conversation: ConversationRecord; turns: TurnRecord[] }> {
     const conversation = await this.#allowed(conversationId, who, "inspect");
     return { conversation, turns: await this.#host.store.conversations.turns(conversationId, MAX_LISTED_TURNS) };
+  }
+
+  /**
+   * The upstream sessions of a conversation, with each backend that was named here and has had one.
+   *
+   * @throws ArcpError INVALID_REQUEST for one that is not there, or not for this one to see
+   */
+  async bindings(conversationId: string, who: TurnSubmitter): Promise<BindingRecord[]> {
+    await this.#allowed(conversationId, who, "inspect");
+    const { bindings } = this.#host.store;
+    const all = await Promise.all(this.#backends.map((backend) => bindings.get({ conversationId, backend })));
+    return all.filter(({ state }) => state !== "unbound");
   }
 
   /** Newest activity first: one's own; an operator sees all. @throws ArcpError INVALID_REQUEST for a bad cursor */

@@ -28,11 +28,27 @@ const Node = z.object({
   pid: z.int().nullable(),
   host: z.string().nullable(),
 });
+const Counts = z.record(z.string(), z.int());
+const Stats = z.object({
+  uptime_ms: z.int(),
+  sessions_attached: z.int(),
+  followers: z.int(),
+  jobs_running: z.int(),
+  events_unstored: z.int(),
+  jobs_started: z.int(),
+  jobs_ended: Counts,
+  events_appended: z.int(),
+  events_sent: z.int(),
+  events_followed: z.int(),
+  store_errors: Counts,
+});
 const Agent = z.object({ name: z.string(), versions: z.array(z.string()), default: z.string().optional() });
 
 const iso = (wallMs: number): string => new Date(wallMs).toISOString();
 
 export function overviewRoutes(api: Api, runtime: Runtime): void {
+  const startedAt = runtime.clock.monotonic();
+
   api.route(
     {
       method: "get",
@@ -93,6 +109,33 @@ export function overviewRoutes(api: Api, runtime: Runtime): void {
     async ({ context }) => {
       const nodes = await runtime.nodes();
       return context.json({ nodes: nodes.map((node) => nodeForWire(node, runtime.nodeId, context.get("operator"))) });
+    },
+  );
+
+  api.route(
+    {
+      method: "get",
+      path: "/stats",
+      access: "look",
+      tag: "service",
+      summary: "What this process does, in numbers since its start: for rates, ask again.",
+      answers: { 200: { description: "Of this process alone, whoever asks.", schema: Stats } },
+    },
+    ({ context }) => {
+      const { stats } = runtime;
+      return context.json({
+        uptime_ms: Math.round(runtime.clock.monotonic() - startedAt),
+        sessions_attached: runtime.attachedSessions,
+        followers: runtime.jobs.followers,
+        jobs_running: runtime.runningJobs,
+        events_unstored: runtime.unstoredEvents,
+        jobs_started: stats.jobsStarted,
+        jobs_ended: stats.jobsEnded,
+        events_appended: stats.eventsAppended,
+        events_sent: stats.eventsSent,
+        events_followed: stats.eventsFollowed,
+        store_errors: stats.storeErrors,
+      });
     },
   );
 
