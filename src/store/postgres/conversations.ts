@@ -21,6 +21,7 @@ import {
 } from "../store.ts";
 import { releaseBindings } from "./bindings.ts";
 import type { SqlValue, Transaction } from "./database.ts";
+import { insertDelivery, isDelivering } from "./delivery-rows.ts";
 import type { Engine } from "./engine.ts";
 import { endJob, headOf, insertJob, runsTooMany, wishEnd } from "./jobs.ts";
 import { deadNode, keepAlive, requireLiveNode } from "./live-node.ts";
@@ -280,6 +281,9 @@ export async function removeConversation(db: Transaction, conversationId: string
   if (isHeld(row) || row.lock_job_key !== null || row.queued > 0) {
     throw new StoreRefusal("conversation_busy", `${conversationId} is being worked on`);
   }
+  if (await isDelivering(db, conversationId)) {
+    throw new StoreRefusal("conversation_busy", `answers of ${conversationId} are on their way`);
+  }
   await releaseBindings(db, conversationId, now);
   await db.run("DELETE FROM $.turns WHERE conversation_key = $1", row.conversation_key);
   await db.run("DELETE FROM $.conversations WHERE conversation_key = $1", row.conversation_key);
@@ -516,6 +520,10 @@ export async function insertTurn(
     place.state,
     place.state === "running" ? place.lockEpoch : null,
   );
+  if (turn.delivery !== undefined) {
+    const { conversationId } = turn.conversation;
+    await insertDelivery(db, turn.delivery, { jobKey, conversationId, principal: by.principal, now: by.now });
+  }
   if (place.state === "running") {
     const { lockEpoch } = place;
     await lockForTurn(db, conversationKey, { jobKey, jobId: job.jobId, ttlMs: turn.ttlMs, lockEpoch }, by);

@@ -15,6 +15,7 @@ import { bindingFacet } from "./bindings.ts";
 import { conversationFacet } from "./conversations.ts";
 import { credentialFacet } from "./credentials.ts";
 import { Dialect } from "./database.ts";
+import { deliveryFacet } from "./deliveries.ts";
 import { Engine } from "./engine.ts";
 import { jobFacet } from "./jobs.ts";
 import { migrate } from "./migrate.ts";
@@ -122,6 +123,7 @@ export function postgres(target: PostgresTarget, options: PostgresOptions = {}):
     credentials: credentialFacet(engine),
     conversations: conversationFacet(engine),
     bindings: bindingFacet(engine),
+    deliveries: deliveryFacet(engine),
     questions: questionFacet(engine),
     async start() {
       await source.open();
