@@ -117,13 +117,12 @@ export class Conversations {
     if (given === undefined) throw new Error("The runtime took no turns.");
     this.#host = given.host;
     this.#turns = given.turns;
-    const { store, clock, logger, nodeId, ended, masked, read, onGrown, ending, settings } = given.host;
+    const { store, clock, logger, nodeId, ended, masked, read, onGrown, ending } = given.host;
     this.deliveries = new Deliveries(
       {
         store: store.deliveries,
         clock,
         logger,
-        lookEveryMs: settings.sweepIntervalMs,
         nodeId,
         read,
         onGrown,
@@ -363,6 +362,11 @@ export class Conversations {
         this.deliveries.ended(jobId);
       },
       within: (turn, work) => turns.within(turn, work),
+      channels: () => this.deliveries.channels,
+      look: (waiting) => {
+        if (waiting.turns) turns.look();
+        if (waiting.deliveries) this.deliveries.look();
+      },
       start: () => {
         turns.start();
         this.deliveries.start();

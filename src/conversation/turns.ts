@@ -1,9 +1,8 @@
 /**
  * Turns: what happens when somebody speaks. A turn is a job with a place in its conversation's queue; the store
  * decides who runs (store/conversations.ts), and here is what a process does about it: it keeps the locks of the
- * turns that it runs, and looks once a second for queues that nobody serves (TRN).
+ * turns that it runs, and serves queues that nobody serves, whenever the sweep says that there are some (TRN).
  */
-import type { Timer } from "../clock.ts";
 import { type ArcpError, jobErrorPayload } from "../protocol/index.ts";
 import type { RunningTurn, TurnHost } from "../runtime/index.ts";
 import { withRequestContext } from "./context.ts";
@@ -16,7 +15,6 @@ export class Turns {
   readonly #host: TurnHost;
   /** Of the turns that run here, by job. */
   readonly #locks = new Map<string, Lock>();
-  #timer: Timer | undefined;
   #looking: Promise<void> | undefined;
   #again = false;
   #started = false;
@@ -32,7 +30,6 @@ export class Turns {
 
   async stop(): Promise<void> {
     this.#started = false;
-    this.#timer?.cancel();
     await this.#looking;
   }
 
@@ -83,18 +80,13 @@ export class Turns {
       this.#again = true;
       return;
     }
-    this.#timer?.cancel();
     this.#looking = this.#look()
       .catch((error: unknown) => this.#host.logger.warn({ err: error }, "queues could not be looked at"))
       .finally(() => {
         this.#looking = undefined;
-        if (!this.#started) return;
-        if (this.#again) {
-          this.#again = false;
-          this.look();
-        } else {
-          this.#timer = this.#host.clock.after(this.#host.settings.sweepIntervalMs, () => this.look());
-        }
+        if (!this.#started || !this.#again) return;
+        this.#again = false;
+        this.look();
       });
   }
 

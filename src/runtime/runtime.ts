@@ -79,6 +79,8 @@ export class Runtime {
   #starting: Promise<void> | undefined;
   #stopping: Promise<void> | undefined;
   #sweep: Timer | undefined;
+  /** Until nothing runs here any more: while the runtime drains there are still jobs to cancel and answers to send. */
+  #sweeps = true;
   #stopHints: (() => void) | undefined;
   /** What hints have named since the last look at it. */
   #hints: { sessionIds: Set<string>; jobIds: Set<string> } | undefined;
@@ -192,9 +194,7 @@ export class Runtime {
     });
     this.#givenBack = new GivenBackJobs({
       jobs: store.jobs,
-      clock,
       logger,
-      intervalMs: this.#settings.sweepIntervalMs,
       claim: () => this.#claim(),
       run: (job) => this.#runAgain(job),
     });
@@ -373,6 +373,7 @@ export class Runtime {
       // Every reader that reads gets what is stored.
       await this.#atMost(FAREWELL_MS, Promise.all([...this.#connections].map((connection) => connection.whenIdle())));
       for (const connection of this.#connections) connection.close(1001, "the runtime is stopping");
+      this.#sweeps = false;
       this.#sweep?.cancel();
       this.#stopHints?.();
       await this.#atMost(FAREWELL_MS, Promise.all([this.#janitor.stop(), this.#credentials.stop(), this.#node.stop()]));
@@ -522,14 +523,20 @@ export class Runtime {
       this.#sweepOnce()
         .catch((error: unknown) => this.#settings.logger.warn({ err: error }, "sweep failed"))
         .finally(() => {
-          if (this.#phase === "running") this.#scheduleSweep();
+          if (this.#sweeps) this.#scheduleSweep();
         });
     });
   }
 
   async #sweepOnce(): Promise<void> {
     const jobIds = [...new Set([...this.#jobs.jobIds(), ...this.#wakeups.jobIds()])];
-    await this.#look({ sessionIds: [...this.#attached.keys()], jobIds, complete: true });
+    const { turns } = this.#jobs;
+    const agents = this.#claim()?.agents ?? [];
+    const channels = turns?.channels() ?? [];
+    await this.#look({
+      ...{ sessionIds: [...this.#attached.keys()], jobIds, complete: true },
+      takes: agents.length + channels.length === 0 ? undefined : { agents, channels, now: this.#settings.clock.wall() },
+    });
   }
 
   /** Another process has changed something: what we have of it is looked at, all hints of a turn at once. */
@@ -571,6 +578,10 @@ export class Runtime {
       seen.set(jobId, lastN);
     }
     this.#sweptLastN = seen;
+    if (query.takes === undefined) return;
+    const { jobs, turns, deliveries } = answer.waiting ?? { jobs: true, turns: true, deliveries: true };
+    if (jobs) this.#givenBack.look();
+    this.#jobs.turns?.look({ turns, deliveries });
   }
 
   #dropAll(): void {

@@ -406,6 +406,8 @@ export interface SweepQuery {
   jobIds: readonly string[];
   /** False where a hint named the ids: such an answer says nothing about the rest. */
   complete: boolean;
+  /** Whose work the node would take. Left out: it is not asked for. */
+  takes?: { agents: readonly string[]; channels: readonly string[]; now: number } | undefined;
 }
 
 export interface SweepAnswer {
@@ -419,6 +421,11 @@ export interface SweepAnswer {
     /** How many of the questions that it asked were ever answered. */
     answers: number;
   }[];
+  /**
+   * Whether there is something for the node to claim: a job that was given back, a queue whose lock is free, an answer
+   * that is due. True may be said in vain. Left out: the store does not say, and the node looks.
+   */
+  waiting?: { jobs: boolean; turns: boolean; deliveries: boolean } | undefined;
 }
 
 // -------------------------------------------------------------------------------------------- hints

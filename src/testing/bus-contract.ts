@@ -29,7 +29,7 @@ export function busContract(name: string, make: () => Promise<BusFixture>): void
 
   describe(`bus contract: ${name}`, () => {
     test("[CLU-8] what one node tells, each other one hears, and it itself does not", async (fixture) => {
-      const [teller, ...others] = await ends(fixture, 3);
+      const [teller, ...others] = await three(fixture);
       const own = new Heard(teller);
       const heard = others.map((bus) => new Heard(bus));
       await all(heard.map((one) => one.whenHears()));
@@ -37,13 +37,13 @@ export function busContract(name: string, make: () => Promise<BusFixture>): void
       teller.tell([{ jobId: "job_1" }, { sessionId: "sess_1" }]);
       for (const one of heard) await one.until(["job job_1", "session sess_1"]);
       // The others' answer comes behind whatever might have come back.
-      others[0]?.tell([{ jobId: "job_2" }]);
+      others[0].tell([{ jobId: "job_2" }]);
       await own.until(["job job_2"]);
       assert.deepEqual(own.all, ["job job_2"]);
     });
 
     test("[CLU-8] a job and a session of one name are two hints, and odd names come whole", async (fixture) => {
-      const [teller, other] = await ends(fixture, 2);
+      const [teller, other] = await three(fixture);
       const heard = new Heard(other);
       await heard.whenHears();
       teller.tell([{ jobId: "same" }, { sessionId: "same" }, { jobId: "jö_😀\"'\\" }]);
@@ -51,7 +51,7 @@ export function busContract(name: string, make: () => Promise<BusFixture>): void
     });
 
     test("[CLU-8] many are told at once, and one that is told again and again comes a few times", async (fixture) => {
-      const [teller, other] = await ends(fixture, 2);
+      const [teller, other] = await three(fixture);
       const heard = new Heard(other);
       await heard.whenHears();
       const names = Array.from({ length: 2_000 }, (_, i) => `job_${i}_${"x".repeat(20)}`);
@@ -66,7 +66,7 @@ export function busContract(name: string, make: () => Promise<BusFixture>): void
     });
 
     test("[CLU-8] telling calls nobody, and never throws", async (fixture) => {
-      const [teller, other] = await ends(fixture, 2);
+      const [teller, other] = await three(fixture);
       const heard = new Heard(other);
       await heard.whenHears();
       teller.tell([{ jobId: "job_1" }, { jobId: "with a space" }, { jobId: "x".repeat(100_000) }, { jobId: "" }]);
@@ -75,7 +75,7 @@ export function busContract(name: string, make: () => Promise<BusFixture>): void
     });
 
     test("[CLU-8] a listener that fails harms no other; one that was taken off hears no more", async (fixture) => {
-      const [teller, other] = await ends(fixture, 2);
+      const [teller, other] = await three(fixture);
       let failed = 0;
       other.on(() => {
         failed += 1;
@@ -96,7 +96,7 @@ export function busContract(name: string, make: () => Promise<BusFixture>): void
     });
 
     test("[CLU-8] an end that was stopped tells and hears nothing; the others go on", async (fixture) => {
-      const [teller, stopped, other] = await ends(fixture, 3);
+      const [teller, stopped, other] = await three(fixture);
       const [gone, heard] = [new Heard(stopped), new Heard(other)];
       await all([gone.whenHears(), heard.whenHears()]);
       stopped.stop();
@@ -111,12 +111,11 @@ export function busContract(name: string, make: () => Promise<BusFixture>): void
   });
 }
 
-async function ends(fixture: BusFixture, count: number): Promise<[Bus, Bus, ...Bus[]]> {
-  const [one, two] = [await fixture.join(), await fixture.join()];
-  const more: Bus[] = [];
-  while (more.length + 2 < count) more.push(await fixture.join());
-  return [one, two, ...more];
-}
+const three = async (fixture: BusFixture): Promise<[Bus, Bus, Bus]> => [
+  await fixture.join(),
+  await fixture.join(),
+  await fixture.join(),
+];
 
 const all = (promises: readonly Promise<void>[]) => Promise.all(promises);
 
