@@ -175,40 +175,44 @@ describe("without a bus", { skip: "reason" in server ? server.reason : false }, 
     },
   );
 
-  test("[CLU-10] a node with nothing to do asks one thing a second, beside its heartbeat and its janitor", LIMIT, async () => {
-    const url = await emptyStore();
-    const clock = new ManualClock();
-    await using busy = new Node(url);
-    // Its time goes by faster than the other one's heart beats; and the janitor has its own rules.
-    const settings = { clock, sweepIntervalMs: 1_000, nodeTimeoutMs: 1e9, janitorIntervalMs: 1e9 };
-    await using idle = new Node(url, { channel: new FakeChannel(), settings });
-    const puppet = busy.puppet("report");
-    idle.puppet("other");
-    await Promise.all([busy.runtime.start(), idle.runtime.start()]);
-    const quiet = async () => {
-      for (let looks = 0; looks < 20; looks = idle.running.count > 0 ? 0 : looks + 1) await turns(1);
-    };
-    // What it has in hand costs nothing more: somebody follows a job of the other node here.
-    const jobId = await submit(await busy.connect(), "report");
-    const watcher = await idle.connect();
-    await watcher.reply(watcher.send("job.subscribe", { job_id: jobId }));
-    await puppet.job;
-    await quiet();
-    // The first sweep that sees a job looks into its log.
-    await clock.advance(1_000);
-    await quiet();
-    await clock.advance(1_000);
-    await quiet();
-    idle.queries.length = 0;
-    const seconds = 20;
-    for (let second = 0; second < seconds; second += 1) {
+  test(
+    "[CLU-10] a node with nothing to do asks one thing a second, beside its heartbeat and its janitor",
+    LIMIT,
+    async () => {
+      const url = await emptyStore();
+      const clock = new ManualClock();
+      await using busy = new Node(url);
+      // Its time goes by faster than the other one's heart beats; and the janitor has its own rules.
+      const settings = { clock, sweepIntervalMs: 1_000, nodeTimeoutMs: 1e9, janitorIntervalMs: 1e9 };
+      await using idle = new Node(url, { channel: new FakeChannel(), settings });
+      const puppet = busy.puppet("report");
+      idle.puppet("other");
+      await Promise.all([busy.runtime.start(), idle.runtime.start()]);
+      const quiet = async () => {
+        for (let looks = 0; looks < 20; looks = idle.running.count > 0 ? 0 : looks + 1) await turns(1);
+      };
+      // What it has in hand costs nothing more: somebody follows a job of the other node here.
+      const jobId = await submit(await busy.connect(), "report");
+      const watcher = await idle.connect();
+      await watcher.reply(watcher.send("job.subscribe", { job_id: jobId }));
+      await puppet.job;
+      await quiet();
+      // The first sweep that sees a job looks into its log.
       await clock.advance(1_000);
       await quiet();
-    }
-    const asked = (text: RegExp) => idle.queries.filter((query) => text.test(query)).length;
-    const [beats, looks] = [asked(/^UPDATE .*nodes SET heartbeat/), asked(/^SELECT node_id, pid/)];
-    assert.deepEqual([beats, looks], [seconds / 2, seconds / 2]);
-    const rest = idle.queries.length - beats - looks;
-    assert.ok(rest > 0 && rest <= seconds, `${rest} in ${seconds} s:\n${[...new Set(idle.queries)].join("\n")}`);
-  });
+      await clock.advance(1_000);
+      await quiet();
+      idle.queries.length = 0;
+      const seconds = 20;
+      for (let second = 0; second < seconds; second += 1) {
+        await clock.advance(1_000);
+        await quiet();
+      }
+      const asked = (text: RegExp) => idle.queries.filter((query) => text.test(query)).length;
+      const [beats, looks] = [asked(/^UPDATE .*nodes SET heartbeat/), asked(/^SELECT node_id, pid/)];
+      assert.deepEqual([beats, looks], [seconds / 2, seconds / 2]);
+      const rest = idle.queries.length - beats - looks;
+      assert.ok(rest > 0 && rest <= seconds, `${rest} in ${seconds} s:\n${[...new Set(idle.queries)].join("\n")}`);
+    },
+  );
 });

@@ -7,6 +7,7 @@ import { type ArcpError, jobErrorPayload } from "../protocol/index.ts";
 import type { RunningTurn, TurnHost } from "../runtime/index.ts";
 import { withRequestContext } from "./context.ts";
 import { Lock, lockLost } from "./lock.ts";
+import { UnofferedTurns } from "./unoffered.ts";
 
 /** Turns that one look takes. */
 const CLAIMED_AT_ONCE = 64;
@@ -15,12 +16,24 @@ export class Turns {
   readonly #host: TurnHost;
   /** Of the turns that run here, by job. */
   readonly #locks = new Map<string, Lock>();
+  readonly #unoffered: UnofferedTurns;
   #looking: Promise<void> | undefined;
   #again = false;
   #started = false;
 
-  constructor(host: TurnHost) {
+  /** @param options.maxUnofferedMs how long a turn may wait for an agent that nobody offers */
+  constructor(host: TurnHost, options: { maxUnofferedMs: number }) {
     this.#host = host;
+    const { store, clock, logger, settings, claim, ended } = host;
+    this.#unoffered = new UnofferedTurns({
+      conversations: store.conversations,
+      clock,
+      logger,
+      maxWaitMs: options.maxUnofferedMs,
+      intervalMs: settings.sweepIntervalMs,
+      claim,
+      ended,
+    });
   }
 
   start(): void {
@@ -73,14 +86,18 @@ export class Turns {
     return this.#locks.get(jobId);
   }
 
-  /** Looks for queues whose lock is free; a look that is under way is followed by another. */
-  look(): void {
+  /**
+   * Looks for queues whose lock is free; a look that is under way is followed by another.
+   *
+   * @param take false: nothing waits for this node, and only what nobody takes is looked after
+   */
+  look(take = true): void {
     if (!this.#started) return;
     if (this.#looking !== undefined) {
-      this.#again = true;
+      this.#again ||= take;
       return;
     }
-    this.#looking = this.#look()
+    this.#looking = this.#look(take)
       .catch((error: unknown) => this.#host.logger.warn({ err: error }, "queues could not be looked at"))
       .finally(() => {
         this.#looking = undefined;
@@ -90,7 +107,12 @@ export class Turns {
       });
   }
 
-  async #look(): Promise<void> {
+  async #look(take: boolean): Promise<void> {
+    if (take) await this.#take();
+    if (await this.#unoffered.look()) this.look();
+  }
+
+  async #take(): Promise<void> {
     const { store, clock, claim, ended, run } = this.#host;
     for (;;) {
       const claimer = claim();

@@ -578,8 +578,9 @@ export class Runtime {
       seen.set(jobId, lastN);
     }
     this.#sweptLastN = seen;
-    if (query.takes === undefined) return;
-    const { jobs, turns, deliveries } = answer.waiting ?? { jobs: true, turns: true, deliveries: true };
+    if (!query.complete) return;
+    const looks = query.takes !== undefined;
+    const { jobs, turns, deliveries } = (looks && answer.waiting) || { jobs: looks, turns: looks, deliveries: looks };
     if (jobs) this.#givenBack.look();
     this.#jobs.turns?.look({ turns, deliveries });
   }

@@ -52,7 +52,7 @@ export interface TurnKeeper {
   within<T>(turn: RunningTurn, work: () => T): T;
   /** The channels whose answers this process can send. */
   channels(): readonly string[];
-  /** Something waits for whoever takes it: queues whose lock is free, answers that are due. */
+  /** A sweep has ended: whether something waits for this node, queues whose lock is free and answers that are due. */
   look(waiting: { turns: boolean; deliveries: boolean }): void;
   start(): void;
   /** The runtime is about to stop: takes no turns any more; those that run may go on for a while. */
