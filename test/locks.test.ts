@@ -108,7 +108,9 @@ test("[LCK-3] a lock that is held refreshes itself for longer than its ttl", {
   assert(lock.remainingMs > 0 && lock.remainingMs <= 3_000);
 });
 
-test("[LCK-4] a lock that cannot be refreshed is given up before it ends, also when only the wall's clock has gone on", async () => {
+test("[LCK-4] a lock that cannot be refreshed is given up before it ends, also when only the wall's clock has gone on", {
+  skip: skippedOverPostgres("its clock runs ahead of what a server answers"),
+}, async () => {
   for (const how of ["silent", "failing", "asleep"] as const) {
     let broken = false;
     await using fixture = await runtimeFixture({
