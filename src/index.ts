@@ -8,6 +8,7 @@ export * from "./conversation/index.ts";
 export type { Logger } from "./logger.ts";
 export { ArcpError, type ErrorCode } from "./protocol/index.ts";
 export * from "./routing/deliveries/index.ts";
+export { StoredRoutes, type StoredRoutesOptions } from "./routing/stored/stored-routes.ts";
 export * from "./runtime/index.ts";
 export {
   type Attachment,

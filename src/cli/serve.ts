@@ -16,7 +16,8 @@ import { systemClock } from "../clock.ts";
 import { Conversations } from "../conversation/index.ts";
 import type { Logger } from "../logger.ts";
 import type { Lease } from "../protocol/index.ts";
-import { Routes } from "../routing/index.ts";
+import { type RouteKeeper, Routes } from "../routing/index.ts";
+import { StoredRoutes } from "../routing/stored/stored-routes.ts";
 import { type Authenticator, DEFAULT_GRANTS, type Grants, type LeasePolicy, Runtime } from "../runtime/index.ts";
 import {
   bearerTokens,
@@ -45,6 +46,7 @@ interface ServeFlags extends OpencodeFlags {
   host: string;
   stdio: boolean;
   store?: string;
+  routes?: "store" | "memory";
   demo: boolean;
   grant: Lease;
   model: string[];
@@ -115,6 +117,12 @@ export function serveCommand(terminal: Terminal): Command {
         .conflicts(PORT_OPTIONS),
     )
     .option("--store <file or URL>", STORE_OPTION)
+    .addOption(
+      new Option(
+        "--routes <where>",
+        "keep the table of routes in the store, for all its servers, or in memory (default: store with PostgreSQL)",
+      ).choices(["store", "memory"]),
+    )
     .option("--demo", "offer the agents echo, burst, ticker, survey, approve, relay, meter and spool", false)
     .option(
       "--grant <capability=pattern>",
@@ -263,8 +271,9 @@ async function run(flags: ServeFlags, terminal: Terminal): Promise<void> {
   if (flags.stdio && access.generated) {
     throw new Problem("--stdio needs a token that the client knows; give --token, --token-file or HOLDFAST_TOKENS.", 2);
   }
+  const opened = store.open({ logger });
   const runtime = new Runtime({
-    store: store.open({ logger }),
+    store: opened,
     auth: access.auth,
     logger,
     heartbeatIntervalSec: flags.heartbeat,
@@ -279,7 +288,11 @@ async function run(flags: ServeFlags, terminal: Terminal): Promise<void> {
     maxQueuedTurns: flags.maxQueued,
     ...(opencode === undefined ? {} : { upstream: { backends: [opencode.backend] } }),
   });
-  await using routes = new Routes({ logger }).start();
+  await using tables = new AsyncDisposableStack();
+  const sharesRoutes = (flags.routes ?? (store.file === undefined ? "store" : "memory")) === "store";
+  const routes = sharesRoutes
+    ? new StoredRoutes({ store: opened.routes, logger })
+    : tables.use(new Routes({ logger }).start());
   opencode?.register(runtime, conversations);
   if (flags.demo) registerDemoAgents(runtime, { directory: process.cwd() });
   if (flags.stdio) await serveStdio(runtime, conversations, flags, logger);
@@ -297,7 +310,7 @@ function policyFor({ grant, model, demo }: ServeFlags): LeasePolicy {
 
 interface PortParts {
   conversations: Conversations;
-  routes: Routes;
+  routes: RouteKeeper;
   flags: ServeFlags;
   terminal: Terminal;
   home: string;

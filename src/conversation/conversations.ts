@@ -279,7 +279,7 @@ export class Conversations {
     const { store, clock, nodeId, settings } = this.#host;
     const { principal } = given;
     requireOwnVoice(given.userId, who);
-    const delivery = given.replyTo === undefined ? undefined : this.deliveries.pin(given.replyTo);
+    const delivery = given.replyTo === undefined ? undefined : await this.deliveries.pin(given.replyTo);
     const turn = { ...(await this.#newTurn(given, who)), delivery };
     const prepared = this.#host.prepare(given.agent, given.input ?? null, principal);
     const askedAt = { monotonic: clock.monotonic(), wall: clock.wall() };

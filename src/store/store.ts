@@ -18,6 +18,7 @@ import type { JobStart, JobStartOutcome } from "./job-start.ts";
 import type { ClaimedJob, NewJob } from "./new-job.ts";
 import type { QuestionFacet } from "./questions.ts";
 import type { Abandonable, ConnectionRef, Duplicate, ReplyDraft, RequestRef } from "./request.ts";
+import type { RouteFacet } from "./routes.ts";
 import type { SessionListPage, SessionListQuery } from "./session-list.ts";
 
 export * from "./bindings.ts";
@@ -28,6 +29,7 @@ export * from "./job-start.ts";
 export * from "./new-job.ts";
 export * from "./questions.ts";
 export * from "./request.ts";
+export * from "./routes.ts";
 export * from "./session-list.ts";
 
 /** `"process"` survives a crash of the process; `"power"` is on disk before the promise resolves. */
@@ -447,6 +449,8 @@ export interface RetentionPolicy {
   maxBytesPerJob: number;
   /** Payload bytes that all jobs together may keep; `undefined`: no cap. */
   maxBytesPerStore: number | undefined;
+  /** Routes that are kept; above, what was written longest ago goes. @default {@link MAX_STORED_ROUTES} */
+  maxRoutes?: number | undefined;
   /** How long a conversation is kept after its last turn was added; `undefined`: for ever. */
   conversationRetentionMs?: number | undefined;
   now: number;
@@ -625,6 +629,7 @@ export interface Store {
   readonly bindings: BindingFacet;
   readonly deliveries: DeliveryFacet;
   readonly questions: QuestionFacet;
+  readonly routes: RouteFacet;
   /** Opens the engine and brings the schema up to date. Called once, before all else. */
   start(): Promise<void>;
   /**

@@ -176,7 +176,7 @@ export class Deliveries {
   }
 
   /** Where a turn's answer goes, to be stored with it. @throws ArcpError INVALID_REQUEST naming the field */
-  pin(replyTo: ReplyTo): NewDelivery {
+  pin(replyTo: ReplyTo): Promise<NewDelivery> {
     return pin(replyTo, { routes: this.#routes, channels: this.#roomFallback });
   }
 

@@ -25,6 +25,7 @@ import { Connections, type PostgresPool } from "./pool.ts";
 import { questionFacet } from "./questions.ts";
 import { requestFacet } from "./requests.ts";
 import { retain } from "./retention.ts";
+import { routeFacet } from "./routes.ts";
 import { sessionFacet } from "./sessions.ts";
 import { sourceOf } from "./source.ts";
 import { sweep } from "./sweep.ts";
@@ -125,6 +126,7 @@ export function postgres(target: PostgresTarget, options: PostgresOptions = {}):
     bindings: bindingFacet(engine),
     deliveries: deliveryFacet(engine),
     questions: questionFacet(engine),
+    routes: routeFacet(engine),
     async start() {
       await source.open();
       try {
