@@ -9,6 +9,7 @@ import {
   type NewJob,
   type NodeRecord,
   type SessionListPage,
+  type StoreCensus,
   StoreRefusal,
   type SweepQuery,
   type TurnClaim,
@@ -287,6 +288,11 @@ export class Runtime {
   /** The processes that share the store. @throws ArcpError as {@link ready} */
   nodes(): Promise<NodeRecord[]> {
     return this.#inTime(() => this.#settings.store.nodes.list());
+  }
+
+  /** The same with what each of them has in hand, and what waits for one. @throws ArcpError as {@link ready} */
+  census(): Promise<StoreCensus> {
+    return this.#inTime(() => this.#settings.store.nodes.census(this.#settings.clock.wall()));
   }
 
   /**

@@ -394,6 +394,35 @@ export interface NodeRecord {
 }
 
 /** How a dead node's jobs end: the JSON text of the `job.error` payload; or of the `status` of one that is given back. */
+/** What an operator sees of a node. */
+export interface NodeCensus extends NodeRecord {
+  /** Of the build; empty where it was not told. */
+  version: string;
+  /** Wall time of its last heartbeat, by its own clock. */
+  beatenAt: number;
+  /** Wall time since when it is dead or has left. */
+  overAt: number | undefined;
+  /** Jobs that it runs, and sessions whose connection it serves. */
+  jobs: number;
+  sessions: number;
+}
+
+/** How the nodes of a store are, and what waits for them. */
+export interface StoreCensus {
+  /** Wall time of the store's clock. */
+  now: number;
+  /** The newest migration that was applied. */
+  schema: { number: number; name: string };
+  /** Alive, dead, and for a day those that have left. */
+  nodes: NodeCensus[];
+  /** Jobs that were given back and that nobody runs, and conversations with turns whose lock is free. */
+  waitingJobs: number;
+  waitingConversations: number;
+  /** Locks that have expired and that nobody has taken or freed. */
+  expiredLocks: number;
+  failedDeliveries: number;
+}
+
 export interface Burial {
   nodeId: string;
   /** The heartbeat value that was seen; a node that has beaten since is left alone. */
@@ -602,11 +631,13 @@ export interface JobFacet {
 
 export interface NodeFacet {
   /** Enters the node and, where the engine can, takes the lock that the kernel frees at its death. */
-  register(node: { nodeId: string; pid: number; host: string; now: number }): Promise<void>;
+  register(node: { nodeId: string; pid: number; host: string; version?: string; now: number }): Promise<void>;
   /** @returns false when the node was declared dead: it must drop all that it holds */
   beat(nodeId: string, now: number): Promise<boolean>;
   /** Nodes that are alive by their row, and those whose burial is not finished. */
   list(): Promise<NodeRecord[]>;
+  /** For operators: it looks at more than {@link list}. */
+  census(now: number): Promise<StoreCensus>;
   /**
    * Declares a node dead: fences it, detaches its sessions, ends its jobs with the given payload. A job that may be
    * run again (`NewJob.restarts`) and that nobody wants cancelled is given back instead, as in {@link JobFacet.giveBack}.

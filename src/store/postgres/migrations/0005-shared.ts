@@ -1,11 +1,13 @@
-/** Where to deliver for a route key, for all nodes. */
+/** What nodes share beside their work: where to deliver for a route key, and which version each of them is. */
 import type { Migration } from "./migration.ts";
 
-export const routes: Migration = {
+export const shared: Migration = {
   number: 5,
-  name: "routes",
+  name: "shared",
   breaking: false,
   sql: `
+ALTER TABLE $.nodes ADD COLUMN version TEXT NOT NULL DEFAULT '';
+
 CREATE TABLE $.routes (
   route_id TEXT PRIMARY KEY,
   key TEXT NOT NULL,
