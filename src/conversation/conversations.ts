@@ -133,13 +133,12 @@ export class Conversations {
     if (given === undefined) throw new Error("The runtime took no turns.");
     this.#host = given.host;
     this.#turns = given.turns;
-    const { store, clock, logger, nodeId, ended, masked, read, onGrown, ending, settings } = given.host;
+    const { store, clock, logger, nodeId, ended, masked, read, onGrown, ending } = given.host;
     this.deliveries = new Deliveries(
       {
         store: store.deliveries,
         clock,
         logger,
-        lookEveryMs: settings.sweepIntervalMs,
         nodeId,
         read,
         onGrown,
@@ -295,7 +294,7 @@ export class Conversations {
     const { store, clock, nodeId, settings } = this.#host;
     const { principal } = given;
     requireOwnVoice(given.userId, who);
-    const delivery = given.replyTo === undefined ? undefined : this.deliveries.pin(given.replyTo);
+    const delivery = given.replyTo === undefined ? undefined : await this.deliveries.pin(given.replyTo);
     const turn = { ...(await this.#newTurn(given, who)), delivery };
     const prepared = this.#host.prepare(given.agent, given.input ?? null, principal);
     const askedAt = { monotonic: clock.monotonic(), wall: clock.wall() };
@@ -398,6 +397,11 @@ export class Conversations {
         this.deliveries.ended(jobId);
       },
       within: (turn, work) => turns.within(turn, work),
+      channels: () => this.deliveries.channels,
+      look: (waiting) => {
+        turns.look(waiting.turns);
+        if (waiting.deliveries) this.deliveries.look();
+      },
       start: () => {
         turns.start();
         this.deliveries.start();
