@@ -5,9 +5,9 @@
  *
  *     SLACK_BOT_TOKEN=xoxb-… SLACK_SIGNING_SECRET=… node examples/slack-agent.ts
  */
-import { App } from "@slack/bolt";
+import { App, HTTPReceiver } from "@slack/bolt";
 import { bearerTokens, Conversations, Runtime } from "holdfast";
-import { type SlackInput, slackAgent, slackChannel } from "holdfast/slack";
+import { refuseReplays, type SlackInput, slackAgent, slackChannel } from "holdfast/slack";
 import { sqlite } from "holdfast/sqlite";
 
 const { SLACK_BOT_TOKEN, SLACK_SIGNING_SECRET, SLACK_API_URL, PORT = "3000", DB = "slack-agent.db" } = process.env;
@@ -31,9 +31,8 @@ runtime.agent("clerk", async (input, job) => {
 
 const app = new App({
   token: SLACK_BOT_TOKEN,
-  signingSecret: SLACK_SIGNING_SECRET,
   // Slack hears that an event was taken when its turn is stored.
-  processBeforeResponse: true,
+  receiver: refuseReplays(new HTTPReceiver({ signingSecret: SLACK_SIGNING_SECRET, processBeforeResponse: true })),
   ...(SLACK_API_URL === undefined ? {} : { clientOptions: { slackApiUrl: SLACK_API_URL } }),
 });
 slackAgent(app, { runtime, conversations, agent: "clerk", principal: "slack", onBusy: "enqueue" });

@@ -15,4 +15,5 @@ if ("reason" in server) {
   await import("./turns.test.ts");
   await import("./questions.test.ts");
   await import("./delegation.test.ts");
+  await import("./restart.test.ts");
 }

@@ -7,6 +7,7 @@ import { createHmac } from "node:crypto";
 import type { Server } from "node:http";
 import type { AddressInfo } from "node:net";
 import { App, HTTPReceiver, LogLevel } from "@slack/bolt";
+import { refuseReplays } from "../src/adapters/slack/index.ts";
 import { systemClock } from "../src/clock.ts";
 import { BOT_TOKEN, BOT_USER, type SlackDouble, type SlackMessageSeen, stopButtonOf, TEAM } from "./slack-double.ts";
 
@@ -155,13 +156,15 @@ export class SlackApp extends SlackEvents {
 
   /** @param listen puts its listeners on the app */
   static async start(double: SlackDouble, listen: (app: App) => void): Promise<SlackApp> {
-    const receiver = new HTTPReceiver({
-      signingSecret: SIGNING_SECRET,
-      // Acknowledged once the turn is stored: what is lost before, Slack sends again.
-      processBeforeResponse: true,
-      logLevel: LogLevel.ERROR,
-      logger: QUIET,
-    });
+    const receiver = refuseReplays(
+      new HTTPReceiver({
+        signingSecret: SIGNING_SECRET,
+        // Acknowledged once the turn is stored: what is lost before, Slack sends again.
+        processBeforeResponse: true,
+        logLevel: LogLevel.ERROR,
+        logger: QUIET,
+      }),
+    );
     const app = new App({
       token: BOT_TOKEN,
       receiver,

@@ -11,6 +11,7 @@ import { userInfo } from "node:os";
 import { Command, InvalidArgumentError, Option } from "commander";
 import pino from "pino";
 import pretty from "pino-pretty";
+import { mayChat, WebChannel, type WebChat, webChat } from "../adapters/webchat/index.ts";
 import { registerDemoAgents, surveyLease } from "../agents/index.ts";
 import { systemClock } from "../clock.ts";
 import { Conversations } from "../conversation/index.ts";
@@ -272,19 +273,24 @@ async function run(flags: ServeFlags, terminal: Terminal): Promise<void> {
     jobRetentionMs: flags.retention * 1_000,
     models: flags.model,
     policy: policyFor(flags),
+    mayAnswer: mayChat,
   });
   await using opencode = await opencodeService(flags, home, logger);
+  await using routes = new Routes({ logger }).start();
+  const channel = new WebChannel();
   const conversations = new Conversations(runtime, {
     lockTtlMs: flags.lockTtl * 1_000,
     maxQueuedTurns: flags.maxQueued,
+    deliveries: { channels: [channel], routes },
     ...(opencode === undefined ? {} : { upstream: { backends: [opencode.backend] } }),
   });
-  await using routes = new Routes({ logger }).start();
   opencode?.register(runtime, conversations);
   if (flags.demo) registerDemoAgents(runtime, { directory: process.cwd() });
-  if (flags.stdio) await serveStdio(runtime, conversations, flags, logger);
+  const chat = webChat({ runtime, conversations, channel });
+  if (flags.stdio) await serveStdio(runtime, { conversations, chat, flags, logger });
   else {
-    await servePort(runtime, { conversations, routes, flags, terminal, home, storeName: store.name, access, logger });
+    const storeName = store.name;
+    await servePort(runtime, { conversations, routes, chat, flags, terminal, home, storeName, access, logger });
   }
 }
 
@@ -295,19 +301,23 @@ function policyFor({ grant, model, demo }: ServeFlags): LeasePolicy {
   return (_principal, agent) => (agent === "survey" ? survey : everybody);
 }
 
-interface PortParts {
+interface StdioParts {
   conversations: Conversations;
-  routes: Routes;
+  chat: WebChat;
   flags: ServeFlags;
+  logger: Logger;
+}
+
+interface PortParts extends StdioParts {
+  routes: Routes;
   terminal: Terminal;
   home: string;
   storeName: string;
   access: Access;
-  logger: Logger;
 }
 
 async function servePort(runtime: Runtime, parts: PortParts): Promise<void> {
-  const { conversations, routes, flags, terminal, home, storeName, access, logger } = parts;
+  const { conversations, routes, chat, flags, terminal, home, storeName, access, logger } = parts;
   const tls = await tlsFor(flags);
   const older = await runningServer(home).catch((error: unknown) => {
     logger.warn({ err: error }, "the discovery file of an earlier server cannot be used; it is replaced");
@@ -356,6 +366,7 @@ async function servePort(runtime: Runtime, parts: PortParts): Promise<void> {
   const listener = { host: flags.host, port: server.port };
   listed.lifecycle.updateListener({ ...listener, connected: true });
   const stopping = stopOnSignals(server, flags.drain * 1_000, logger, async () => {
+    chat.stop();
     listed.lifecycle.updateListener({ ...listener, connected: false });
     await removeDiscovery(home, process.pid).catch((error: unknown) =>
       logger.warn({ err: error }, "the discovery file stays behind"),
@@ -376,12 +387,7 @@ async function servePort(runtime: Runtime, parts: PortParts): Promise<void> {
 }
 
 /** One connection on standard input and output; its end stops the runtime. */
-async function serveStdio(
-  runtime: Runtime,
-  conversations: Conversations,
-  flags: ServeFlags,
-  logger: Logger,
-): Promise<void> {
+async function serveStdio(runtime: Runtime, { conversations, chat, flags, logger }: StdioParts): Promise<void> {
   try {
     await runtime.start();
   } catch (error) {
@@ -400,9 +406,10 @@ async function serveStdio(
     },
     logger,
   );
-  const stopping = stopOnSignals(runtime, flags.drain * 1_000, logger, async () =>
-    listed.lifecycle.updateConnected(false),
-  );
+  const stopping = stopOnSignals(runtime, flags.drain * 1_000, logger, async () => {
+    chat.stop();
+    listed.lifecycle.updateConnected(false);
+  });
   // A pipe that was cut has no end, a file that has ended is not closed.
   for (const event of ["end", "close"]) process.stdin.once(event, () => stopping.begin("the connection ended"));
   runtime.accept(transport);

@@ -5,6 +5,7 @@
  */
 import { type Clock, sleep, systemClock } from "../clock.ts";
 import { ArcpError, isErrorCode } from "../protocol/errors.ts";
+import { newMessageId } from "../protocol/ids.ts";
 import type { JobEvent } from "./event-buffer.ts";
 import type { JobHandle } from "./job-handle.ts";
 import { questionOf } from "./questions.ts";
@@ -23,7 +24,16 @@ export interface ChatMessage {
   readonly jobId: string | undefined;
   /** Of what was said and waits: from 1. */
   readonly place: number | undefined;
-  readonly files: readonly { readonly name: string; readonly contentType: string; readonly base64: string }[];
+  readonly files: readonly ChatFile[];
+}
+
+/** A file that came with an answer. */
+export interface ChatFile {
+  readonly name: string;
+  readonly contentType: string;
+  readonly bytes: number;
+  /** `undefined` where it is more than a chat carries (some 384 KiB per message); the job's result has it. */
+  readonly base64: string | undefined;
 }
 
 export interface ChatOptions {
@@ -55,8 +65,12 @@ export interface Said {
 const ROOM_AGENT = "chat-room";
 const CHAT_EVENT = "x-vendor.holdfast.chat";
 const MAX_MESSAGES = 1_000;
+/** Things said that no room has taken yet. */
+const MAX_WAITING = 100;
 const FIRST_PAUSE_MS = 100;
 const LONGEST_PAUSE_MS = 5_000;
+/** After an answer that the runtime could not take just now. */
+const RETRY_MS = 500;
 
 type Wish = { do: "say"; id: string; text: string; agent: string; on_busy?: string } | { do: "stop" };
 
@@ -101,7 +115,7 @@ export class Chat implements AsyncIterable<ChatMessage>, Disposable {
 
   /** For {@link openChat}. */
   async open(): Promise<void> {
-    const first = await this.#join();
+    const first = await this.#join(isPassing);
     void this.#stay(first).then(
       () => this.#finish(undefined),
       (error: unknown) => this.#finish(error instanceof Error ? error : new Error(String(error))),
@@ -118,7 +132,7 @@ export class Chat implements AsyncIterable<ChatMessage>, Disposable {
    * `details.code` CONVERSATION_BUSY when it is not taken.
    */
   async say(text: string, options: SayOptions = {}): Promise<Said> {
-    const { onBusy, messageId = crypto.randomUUID(), agent = this.#options.agent } = options;
+    const { onBusy, messageId = newMessageId(), agent = this.#options.agent } = options;
     const wish: Wish = { do: "say", id: messageId, text, agent, ...(onBusy === undefined ? {} : { on_busy: onBusy }) };
     const said = await this.#ask(wish);
     if (said === undefined) throw new Error("The chat was closed.");
@@ -165,8 +179,8 @@ export class Chat implements AsyncIterable<ChatMessage>, Disposable {
     }
   }
 
-  /** Opens the room, or joins it where it is open. */
-  async #join(): Promise<JobHandle> {
+  /** Opens the room, or joins it where it is open; again and again, after failures that may pass. */
+  async #join(mayPass: (error: unknown) => boolean): Promise<JobHandle> {
     const { room } = this.#options;
     for (let pauseMs = FIRST_PAUSE_MS; ; pauseMs = Math.min(2 * pauseMs, LONGEST_PAUSE_MS)) {
       try {
@@ -174,16 +188,17 @@ export class Chat implements AsyncIterable<ChatMessage>, Disposable {
           { source: "x-chat-room", parts: [room] },
           ROOM_AGENT,
           { room },
-          {
-            onBusy: "reject",
-          },
+          { onBusy: "reject" },
         );
       } catch (error) {
         const jobId = runningJobOf(error);
-        if (jobId === undefined && !isPassing(error)) throw error;
+        if (jobId === undefined && !mayPass(error)) throw error;
         if (jobId !== undefined) {
-          const joined = await this.#session.subscribe(jobId, { history: true }).catch(unlessGone);
-          if (joined !== undefined) return joined;
+          try {
+            return await this.#session.subscribe(jobId, { history: true });
+          } catch (gone) {
+            if (!mayPass(gone)) throw gone;
+          }
         }
       }
       // The room has just ended, or is about to open.
@@ -193,8 +208,10 @@ export class Chat implements AsyncIterable<ChatMessage>, Disposable {
 
   async #stay(first: JobHandle): Promise<void> {
     let pauseMs = FIRST_PAUSE_MS;
-    for (let handle = first; ; handle = await this.#join()) {
+    for (let handle = first; ; handle = await this.#join((error) => this.#mayPass(error))) {
       this.#handle = handle;
+      // However the room's job ends, the room is opened again.
+      handle.result.catch(() => undefined);
       let opened = false;
       for await (const event of handle) {
         if (this.#end !== undefined) return;
@@ -205,6 +222,11 @@ export class Chat implements AsyncIterable<ChatMessage>, Disposable {
       pauseMs = opened ? FIRST_PAUSE_MS : Math.min(2 * pauseMs, LONGEST_PAUSE_MS);
       if (!opened) await sleep(this.#clock, pauseMs, this.#closing.signal);
     }
+  }
+
+  /** A room that was open stays so through a restart of its server. */
+  #mayPass(error: unknown): boolean {
+    return isPassing(error) || (isTransient(error) && this.#session.status.state !== "closed");
   }
 
   /** @returns whether the room says that it is open */
@@ -260,6 +282,10 @@ export class Chat implements AsyncIterable<ChatMessage>, Disposable {
 
   #ask(wish: Wish): Promise<Said | undefined> {
     if (this.#end !== undefined) return Promise.reject(this.#end.error ?? new Error("The chat was closed."));
+    if (this.#waiting.length >= MAX_WAITING) {
+      const message = `chat: ${MAX_WAITING} messages wait for the room already; wait for one of them.`;
+      return Promise.reject(new ArcpError("INVALID_REQUEST", message));
+    }
     const waiting: Waiting = { wish, sent: false, done: Promise.withResolvers() };
     this.#waiting.push(waiting);
     this.#pump();
@@ -273,29 +299,34 @@ export class Chat implements AsyncIterable<ChatMessage>, Disposable {
     const questionId = this.#question;
     if (this.#asking || waiting === undefined || jobId === undefined || questionId === undefined) return;
     this.#asking = true;
-    this.#session
-      .answer(jobId, questionId, waiting.wish)
-      .then(
-        () => {
-          if (waiting.wish.do === "say") {
-            waiting.sent = true;
-          } else {
-            this.#forget(waiting);
-            waiting.done.resolve(undefined);
-          }
-        },
-        (error: unknown) => {
-          // Somebody else was first, or the room is gone: the next question will do.
-          if (isPassing(error)) return;
-          this.#forget(waiting);
-          waiting.done.reject(error);
-        },
-      )
-      .finally(() => {
-        this.#asking = false;
-        if (this.#question === questionId) this.#question = undefined;
-        this.#pump();
-      });
+    void this.#answer(jobId, questionId, waiting).then((isDone) => {
+      this.#asking = false;
+      if (isDone && this.#question === questionId) this.#question = undefined;
+      this.#pump();
+    });
+  }
+
+  /** @returns whether another question has to come before the next try */
+  async #answer(jobId: string, questionId: string, waiting: Waiting): Promise<boolean> {
+    try {
+      await this.#session.answer(jobId, questionId, waiting.wish);
+      // What becomes of something said, the room tells.
+      waiting.sent = true;
+      if (waiting.wish.do === "say") return true;
+      this.#forget(waiting);
+      waiting.done.resolve(undefined);
+      return true;
+    } catch (error) {
+      // Somebody else was first, or the room is gone: the next question will do.
+      if (isPassing(error)) return true;
+      if (isTransient(error) && this.#session.status.state !== "closed") {
+        await sleep(this.#clock, RETRY_MS, this.#closing.signal).catch(() => undefined);
+        return false;
+      }
+      this.#forget(waiting);
+      waiting.done.reject(error);
+      return false;
+    }
   }
 
   #forget(waiting: Waiting): void {
@@ -314,23 +345,21 @@ export class Chat implements AsyncIterable<ChatMessage>, Disposable {
   }
 }
 
-const PASSING = ["ALREADY_ANSWERED", "QUESTION_CLOSED", "QUESTION_NOT_FOUND", "STORE_UNAVAILABLE", "CONVERSATION_BUSY"];
+const PASSING = ["ALREADY_ANSWERED", "QUESTION_CLOSED", "QUESTION_NOT_FOUND", "CONVERSATION_BUSY"];
 
-/** Whether it may be otherwise in a moment. */
+/** Whether the room has moved on, or is about to. */
 function isPassing(error: unknown): boolean {
   if (!(error instanceof ArcpError)) return false;
   return error.code === "JOB_NOT_FOUND" || PASSING.includes(String(error.details?.["code"]));
 }
 
+/** The runtime's trouble, not this request's. */
+const isTransient = (error: unknown): boolean => error instanceof ArcpError && error.code === "INTERNAL_ERROR";
+
 function runningJobOf(error: unknown): string | undefined {
   if (!(error instanceof ArcpError) || error.details?.["code"] !== "CONVERSATION_BUSY") return undefined;
   const jobId = error.details["job_id"];
   return typeof jobId === "string" ? jobId : undefined;
-}
-
-function unlessGone(error: unknown): undefined {
-  if (isPassing(error)) return undefined;
-  throw error;
 }
 
 function errorOf(error: unknown): ArcpError {
@@ -356,7 +385,8 @@ function messageOf(body: Readonly<Record<string, unknown>>): ChatMessage | undef
     files: (Array.isArray(files) ? files : []).map((file: Readonly<Record<string, unknown>>) => ({
       name: String(file["name"]),
       contentType: String(file["content_type"]),
-      base64: String(file["base64"]),
+      bytes: Number(file["bytes"]),
+      base64: typeof file["base64"] === "string" ? file["base64"] : undefined,
     })),
   };
 }

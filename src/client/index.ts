@@ -12,7 +12,15 @@ export type {
 } from "../protocol/messages.ts";
 export type { Transport, TransportEvents } from "../transport/transport.ts";
 export type { WebSocketConstructor, WebSocketLike } from "../transport/websocket.ts";
-export { Chat, type ChatMessage, type ChatOptions, openChat, type Said, type SayOptions } from "./chat.ts";
+export {
+  Chat,
+  type ChatFile,
+  type ChatMessage,
+  type ChatOptions,
+  openChat,
+  type Said,
+  type SayOptions,
+} from "./chat.ts";
 export { connect } from "./connect.ts";
 export { SessionClosedError } from "./errors.ts";
 export type { JobEvent } from "./event-buffer.ts";

@@ -9,3 +9,4 @@ export {
 export type { SlackToken } from "./api.ts";
 export { type SlackChannelOptions, slackChannel } from "./channel.ts";
 export type { SlackFile, SlackInput, SlackMessage } from "./message.ts";
+export { refuseReplays } from "./replays.ts";

@@ -14,7 +14,7 @@ import {
   type Receipt,
 } from "../../routing/deliveries/channel.ts";
 import type { Route } from "../../routing/route.ts";
-import type { AnswerEvent } from "./events.ts";
+import type { AnswerEvent, ChatFile } from "./events.ts";
 import type { RoomLog } from "./room-log.ts";
 
 export interface WebChannelOptions {
@@ -25,6 +25,8 @@ export interface WebChannelOptions {
 }
 
 const MAX_TEXT_CHARS = 16_000;
+/** Of all files of a message, as base64; an event of a log has a megabyte for everything. */
+const MAX_FILE_CHARS = 512 * 1024;
 const TIMEOUT_MS = 10_000;
 
 export class WebChannel implements Channel {
@@ -57,7 +59,9 @@ export class WebChannel implements Channel {
     return { id: message.deliveryId, part: message.part };
   }
 
-  async update(_receipt: Receipt, message: OutgoingMessage, { signal }: CallOptions): Promise<void> {
+  async update({ id, part }: Receipt, message: OutgoingMessage, { signal }: CallOptions): Promise<void> {
+    const isThere = this.#room(message.route).partsOf(String(id)).includes(Number(part));
+    if (!isThere) throw new ChannelError("refused", "The message is not among the room's newest any more.");
     await this.#put(message, signal);
   }
 
@@ -76,14 +80,11 @@ export class WebChannel implements Channel {
     { route, deliveryId, part, text, status, jobId, files }: OutgoingMessage,
     signal: AbortSignal,
   ): Promise<void> {
-    signal.throwIfAborted();
+    if (signal.aborted) throw new ChannelError("retry", "It was given up before it was tried.");
     const room = this.#room(route);
     const event: AnswerEvent = {
       ...{ type: "answer", id: deliveryId, part, text, status, job_id: jobId },
-      files: files.map(({ name, contentType, data }) => ({
-        ...{ name, content_type: contentType },
-        base64: Buffer.from(data).toString("base64"),
-      })),
+      files: filesOf(files),
     };
     const { promise: given, reject } = Promise.withResolvers<never>();
     const giveUp = () => reject(new ChannelError("unclear", "The room's log did not answer in time."));
@@ -102,6 +103,18 @@ export class WebChannel implements Channel {
     if (room === undefined) throw new ChannelError("retry", "Nobody has the room open here.");
     return room;
   }
+}
+
+/** The first ones whole, for as long as there is room; of the others their names. */
+function filesOf(files: OutgoingMessage["files"]): ChatFile[] {
+  let left = MAX_FILE_CHARS;
+  return files.map(({ name, contentType, data }) => {
+    const chars = Math.ceil(data.length / 3) * 4;
+    const file = { name, content_type: contentType, bytes: data.length };
+    if (chars > left) return file;
+    left -= chars;
+    return { ...file, base64: Buffer.from(data).toString("base64") };
+  });
 }
 
 function asChannelError(error: unknown): ChannelError {

@@ -26,9 +26,8 @@ export interface WebChatOptions {
 
 const MAX_ROOM_CHARS = 200;
 const MAX_ID_CHARS = 200;
-const MAX_SAID_CHARS = 100_000;
-/** A job's log ends some time: the room goes on in another job, with the newest messages. */
-const MAX_EVENTS = 5_000;
+/** An answer to a question may have 64 KiB in all. */
+const MAX_SAID_CHARS = 60_000;
 /** Jobs that are looked through for what was said before: those that died before they had it themselves. */
 const MAX_BEFORE = 5;
 
@@ -54,9 +53,19 @@ const WISH_SCHEMA = {
 export const mayChat: AnswerPolicy = (principal, job) =>
   job.principal === principal && job.agent.split("@", 1)[0] === ROOM_AGENT;
 
+export interface WebChat {
+  /**
+   * Ends the rooms of this process; before the runtime stops, which waits for jobs that run. Open pages open them again
+   * where they find a server. Idempotent.
+   */
+  stop(): void;
+}
+
 /** Offers rooms. The runtime needs {@link mayChat} as its `mayAnswer`, or within it. */
-export function webChat(options: WebChatOptions): void {
-  options.runtime.agent(ROOM_AGENT, (input, job) => new Room(roomOf(input, job), job, options).run());
+export function webChat(options: WebChatOptions): WebChat {
+  const stopping = new AbortController();
+  options.runtime.agent(ROOM_AGENT, (input, job) => new Room(roomOf(input, job), job, options, stopping.signal).run());
+  return { stop: () => stopping.abort() };
 }
 
 /** @throws ArcpError INVALID_REQUEST */
@@ -79,25 +88,38 @@ class Room {
   readonly #key: ConversationKey;
   readonly #conversationId: string;
   readonly #log: RoomLog;
+  readonly #stopping: AbortSignal;
+  /** `undefined` in place of a wish, once nothing is heard any more. */
+  readonly #stopped: Promise<undefined>;
 
-  constructor(room: string, job: JobContext, options: WebChatOptions) {
+  constructor(room: string, job: JobContext, options: WebChatOptions, stopping: AbortSignal) {
     this.#options = options;
     this.#job = job;
     this.#room = room;
     this.#key = { source: "web", chat: room };
     this.#conversationId = conversationIdOf(this.#key, job.principal);
     this.#log = new RoomLog(job);
+    this.#stopping = stopping;
+    this.#stopped = new Promise((resolve) =>
+      stopping.addEventListener("abort", () => resolve(undefined), { once: true, signal: job.signal }),
+    );
   }
 
   async run(): Promise<{ room: string }> {
     const { channel, idleMs = 3_600_000 } = this.#options;
+    if (this.#stopping.aborted) throw new ArcpError("INTERNAL_ERROR", "The rooms of this server are closing.");
     const unheard = await this.#restore();
     channel.enter(this.#conversationId, this.#log);
     try {
       for (const wish of unheard) await this.#hear(wish);
       await this.#log.put({ type: "opened" });
-      while (this.#log.appended < MAX_EVENTS) {
-        const wish = await this.#job.ask({ message: "What next?", schema: WISH_SCHEMA, timeoutMs: idleMs });
+      while (!this.#log.isFull && !this.#stopping.aborted) {
+        const asked = this.#job.ask({ message: "What next?", schema: WISH_SCHEMA, timeoutMs: idleMs });
+        const wish = await Promise.race([asked, this.#stopped]);
+        if (wish === undefined) {
+          asked.catch(() => undefined);
+          break;
+        }
         await this.#hear(wish as ChatWish);
       }
     } catch (error) {

@@ -11,7 +11,10 @@ export const CHAT_EVENT = "x-vendor.holdfast.chat";
 export interface ChatFile {
   name: string;
   content_type: string;
-  base64: string;
+  /** Of the file itself. */
+  bytes: number;
+  /** Absent where it is more than an event carries; the job's result has it. */
+  base64?: string;
 }
 
 /** Something that somebody said in the room. */

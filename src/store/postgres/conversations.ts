@@ -18,13 +18,15 @@ import {
   type TurnPlace,
   type TurnRecord,
   type TurnRefusal,
+  type UnservedTurn,
 } from "../store.ts";
 import { releaseBindings } from "./bindings.ts";
 import type { SqlValue, Transaction } from "./database.ts";
+import { insertDelivery, isDelivering } from "./delivery-rows.ts";
 import type { Engine } from "./engine.ts";
-import { endJob, headOf, insertJob, runsTooMany, wishEnd } from "./jobs.ts";
-import { deadNode, keepAlive, requireLiveNode } from "./nodes.ts";
-import { FREE_LOCK, lockForTurn, lockRunning, takeHead } from "./turns.ts";
+import { endJob, headOf, insertJob, lockToEnd, NO_SESSION, runsTooMany, wishEnd } from "./jobs.ts";
+import { deadNode, keepAlive, requireLiveNode } from "./live-node.ts";
+import { FREE_LOCK, lockForTurn, lockStarted, STARTED_ONCE, takeHead } from "./turns.ts";
 
 interface ConversationRow {
   conversation_key: number;
@@ -59,7 +61,8 @@ export function conversationFacet(engine: Engine): ConversationFacet {
       const known = await engine.single((db) => find(db, conversation.conversationId));
       if (known !== undefined) return { conversation: toRecord(known), created: false };
       return await engine.writeInOrder(conversation.conversationId, async (db) => {
-        await announce(db, conversation.conversationId);
+        // Who deletes it just now is waited for: what is made goes on above its epoch.
+        await lockConversation(db, conversation.conversationId);
         const created = await insertConversation(db, conversation);
         return { conversation: toRecord(await existing(db, conversation.conversationId)), created };
       });
@@ -108,11 +111,10 @@ export function conversationFacet(engine: Engine): ConversationFacet {
       }
       return await engine.write((db) => claimTurns(db, claim));
     },
+    unserved: (query) => engine.single((db) => unserved(db, query)),
+    endUnserved: (given) => engine.write((db) => endUnserved(db, given)),
   };
 }
-
-/** Of a job that no session submitted. */
-const NO_SESSION = 0;
 
 // ------------------------------------------------------------------------------------- conversations
 
@@ -137,7 +139,7 @@ const announce = (db: Transaction, conversationId: string): Promise<unknown> =>
   db.get("SELECT pg_advisory_xact_lock(hashtextextended('holdfast conversation ' || $1, 0))", conversationId);
 
 /**
- * Locks a conversation and the job of the turn that runs in it; from here on nobody else changes its lock or its queue.
+ * Locks a conversation and the job of the turn that runs in it, or is to be run again; from here on nobody else changes its lock or its queue.
  * One that is not there can be made by nobody else.
  */
 export async function lockConversation(db: Transaction, conversationId: string): Promise<void> {
@@ -147,11 +149,11 @@ export async function lockConversation(db: Transaction, conversationId: string):
 }
 
 async function lockRow(db: Transaction, conversationId: string): Promise<boolean> {
-  const row = await db.get<{ conversation_key: number; lock_job_key: number | null }>(
-    "SELECT conversation_key, lock_job_key FROM $.conversations WHERE conversation_id = $1 FOR UPDATE",
+  const row = await db.get<{ conversation_key: number; lock_job_key: number | null; queued: number }>(
+    "SELECT conversation_key, lock_job_key, queued FROM $.conversations WHERE conversation_id = $1 FOR UPDATE",
     conversationId,
   );
-  if (row !== undefined && row.lock_job_key !== null) await lockRunning(db, [row.conversation_key]);
+  if (row !== undefined && (row.lock_job_key !== null || row.queued > 0)) await lockStarted(db, [row.conversation_key]);
   return row !== undefined;
 }
 
@@ -161,11 +163,12 @@ async function locked(db: Transaction, conversationId: string): Promise<Conversa
   return await existing(db, conversationId);
 }
 
-/** @returns false when it is there already */
+/** Nobody deletes it meanwhile (`lockConversation`). @returns false when it is there already */
 async function insertConversation(db: Transaction, conversation: NewConversation): Promise<boolean> {
   const inserted = await db.run(
     `INSERT INTO $.conversations (conversation_id, source, key, principal, user_id, created_at, active_at, lock_epoch, queued)
-     VALUES ($1, $2, $3, $4, $5, $6, $6, 0, 0) ON CONFLICT (conversation_id) DO NOTHING`,
+     VALUES ($1, $2, $3, $4, $5, $6, $6, (SELECT floor FROM $.epoch_floor), 0)
+     ON CONFLICT (conversation_id) DO NOTHING`,
     conversation.conversationId,
     conversation.source,
     conversation.key ?? null,
@@ -278,9 +281,14 @@ export async function removeConversation(db: Transaction, conversationId: string
   if (isHeld(row) || row.lock_job_key !== null || row.queued > 0) {
     throw new StoreRefusal("conversation_busy", `${conversationId} is being worked on`);
   }
+  if (await isDelivering(db, conversationId)) {
+    throw new StoreRefusal("conversation_busy", `answers of ${conversationId} are on their way`);
+  }
   await releaseBindings(db, conversationId, now);
   await db.run("DELETE FROM $.turns WHERE conversation_key = $1", row.conversation_key);
   await db.run("DELETE FROM $.conversations WHERE conversation_key = $1", row.conversation_key);
+  // Its id may come back, and a stale holder of this one must not pass for a holder of that. The last lock of them all.
+  await db.run("UPDATE $.epoch_floor SET floor = $1 WHERE floor < $1", row.lock_epoch);
 }
 
 // --------------------------------------------------------------------------------------------- locks
@@ -399,18 +407,18 @@ const release = async (db: Transaction, ref: LockRef): Promise<boolean> =>
 export async function repeatedTurn(
   db: Transaction,
   turn: NewTurn,
-): Promise<{ jobId: string; acceptedPayload: string; traceId: string } | undefined> {
+): Promise<{ jobId: string; principal: string; acceptedPayload: string } | undefined> {
   if (turn.messageId === undefined) {
     return undefined;
   }
-  const row = await db.get<{ job_id: string; accepted_payload: string; trace_id: string }>(
-    `SELECT j.job_id, j.accepted_payload, j.trace_id FROM $.conversations c
+  const row = await db.get<{ job_id: string; principal: string; accepted_payload: string }>(
+    `SELECT j.job_id, j.principal, j.accepted_payload FROM $.conversations c
        JOIN $.turns t ON t.conversation_key = c.conversation_key JOIN $.jobs j ON j.job_key = t.job_key
      WHERE c.conversation_id = $1 AND t.message_id = $2`,
     turn.conversation.conversationId,
     turn.messageId,
   );
-  return row && { jobId: row.job_id, acceptedPayload: row.accepted_payload, traceId: row.trace_id };
+  return row && { jobId: row.job_id, principal: row.principal, acceptedPayload: row.accepted_payload };
 }
 
 /** Where a turn goes, decided before anything is written; the conversation may have yet to be made. */
@@ -425,7 +433,8 @@ export async function placeTurn(db: Transaction, turn: NewTurn): Promise<Placeme
   const row = await find(db, conversationId);
   const base = { conversationId, created: row === undefined, interrupted: undefined, endedJobId: undefined };
   if (row === undefined) {
-    return { row, place: { ...base, state: "running", lockEpoch: 1 } };
+    const { floor } = (await db.get<{ floor: number }>("SELECT floor FROM $.epoch_floor")) as { floor: number };
+    return { row, place: { ...base, state: "running", lockEpoch: floor + 1 } };
   }
   const held = isHeld(row);
   if (!held && row.queued === 0) {
@@ -441,13 +450,23 @@ export async function placeTurn(db: Transaction, turn: NewTurn): Promise<Placeme
   }
   if (turn.onBusy === "interrupt") {
     const ahead = await db.get<{ count: number }>(
-      "SELECT count(*) AS count FROM $.turns WHERE conversation_key = $1 AND state = 'queued' AND ahead",
+      "SELECT count(*) AS count FROM $.turns WHERE conversation_key = $1 AND state = 'queued' AND ahead = 1",
       row.conversation_key,
     );
-    const interrupted = held ? (row.lock_job_id ?? undefined) : undefined;
+    const interrupted = (held ? row.lock_job_id : await startedOnce(db, row)) ?? undefined;
     return { row, place: { ...base, interrupted, state: "queued", place: (ahead?.count ?? 0) + 1 } };
   }
   return { row, place: { ...base, state: "queued", place: row.queued + 1 } };
+}
+
+/** The job of a turn that was given back and waits to be run again. */
+async function startedOnce(db: Transaction, row: ConversationRow): Promise<string | undefined> {
+  const turn = await db.get<{ job_id: string }>(
+    `SELECT j.job_id FROM $.turns t JOIN $.jobs j ON j.job_key = t.job_key
+     WHERE t.conversation_key = $1 AND t.state = 'queued' AND t.ahead = ${STARTED_ONCE}`,
+    row.conversation_key,
+  );
+  return turn?.job_id;
 }
 
 /** Stores a turn with its job, as it was placed. @returns the job's key */
@@ -496,11 +515,15 @@ export async function insertTurn(
     jobKey,
     turn.messageId ?? null,
     turn.userId,
-    turn.onBusy === "interrupt",
+    turn.onBusy === "interrupt" ? 1 : 0,
     turn.ttlMs,
     place.state,
     place.state === "running" ? place.lockEpoch : null,
   );
+  if (turn.delivery !== undefined) {
+    const { conversationId } = turn.conversation;
+    await insertDelivery(db, turn.delivery, { jobKey, conversationId, principal: by.principal, now: by.now });
+  }
   if (place.state === "running") {
     const { lockEpoch } = place;
     await lockForTurn(db, conversationKey, { jobKey, jobId: job.jobId, ttlMs: turn.ttlMs, lockEpoch }, by);
@@ -516,7 +539,8 @@ const INTERRUPTED = "interrupted by a newer message of the conversation";
 
 const NEXT_AGENT = `(SELECT j.agent FROM $.turns t JOIN $.jobs j ON j.job_key = t.job_key
    WHERE t.conversation_key = c.conversation_key AND t.state = 'queued' ORDER BY t.ahead DESC, t.turn_key LIMIT 1)`;
-const CLAIMABLE = `c.queued > 0 AND coalesce(c.lock_expires_at, 0) <= $now AND ${NEXT_AGENT} = ANY($1)`;
+const IS_FREE = "c.queued > 0 AND coalesce(c.lock_expires_at, 0) <= $now";
+const CLAIMABLE = `${IS_FREE} AND ${NEXT_AGENT} = ANY($1)`;
 
 /** Conversations whose lock is free or has expired, and whose next turn is of one of these agents. */
 const waiting = (
@@ -541,7 +565,7 @@ async function claimTurns(
 ): Promise<{ turns: ClaimedTurn[]; endedJobIds: string[] }> {
   await requireLiveNode(db, claim.nodeId);
   const keys = (await waiting(db, claim, "FOR UPDATE OF c SKIP LOCKED")).map((row) => row.conversation_key);
-  if (keys.length > 0) await lockRunning(db, keys);
+  if (keys.length > 0) await lockStarted(db, keys);
   const turns: ClaimedTurn[] = [];
   const endedJobIds: string[] = [];
   for (const key of keys) {
@@ -558,4 +582,42 @@ async function claimTurns(
     if (turn !== undefined) turns.push(turn);
   }
   return { turns, endedJobIds };
+}
+
+/** The turn at the head of the queue of a conversation `c`. */
+const HEAD = `SELECT t.job_key FROM $.turns t WHERE t.conversation_key = c.conversation_key AND t.state = 'queued'
+  ORDER BY t.ahead DESC, t.turn_key LIMIT 1`;
+
+async function unserved(
+  db: Transaction,
+  { agents, limit }: Parameters<ConversationFacet["unserved"]>[0],
+): Promise<UnservedTurn[]> {
+  const rows = await db.all<{ job_id: string; agent: string; run_epoch: number }>(
+    `SELECT j.job_id, j.agent, h.run_epoch FROM $.conversations c CROSS JOIN LATERAL (${HEAD}) AS head
+       JOIN $.jobs j ON j.job_key = head.job_key JOIN $.job_heads h ON h.job_key = head.job_key
+     WHERE ${IS_FREE} AND j.agent <> ALL($1)
+     ORDER BY coalesce(c.lock_expires_at, 0), c.conversation_key LIMIT $2`,
+    agents,
+    limit,
+  );
+  return rows.map(({ job_id: jobId, agent, run_epoch: runEpoch }) => ({ jobId, agent, runEpoch }));
+}
+
+async function endUnserved(
+  db: Transaction,
+  { jobId, runEpoch, jobErrorPayload, now }: Parameters<ConversationFacet["endUnserved"]>[0],
+): Promise<boolean> {
+  const job = (await lockToEnd(db, [jobId])).get(jobId);
+  if (job?.run_epoch !== runEpoch) return false;
+  // Looked at now that its conversation is locked, and by it, so that no other one is looked at.
+  const free = await db.get(
+    `SELECT 1 FROM $.conversations c
+     WHERE c.conversation_key = (SELECT conversation_key FROM $.turns WHERE job_key = $1) AND ${IS_FREE}
+       AND (${HEAD}) = $1`,
+    job.job_key,
+  );
+  if (free === undefined) return false;
+  await endJob(db, job, { kind: "job.error", payload: jobErrorPayload, status: "error", now });
+  db.touch({ jobId });
+  return true;
 }

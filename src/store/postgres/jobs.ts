@@ -11,6 +11,8 @@ import {
   type EventPage,
   type JobFacet,
   type JobRecord,
+  type JobStart,
+  type JobStartOutcome,
   type ListEntry,
   type ListPage,
   type ListQuery,
@@ -20,9 +22,12 @@ import {
   type StoredEvent,
   StoreRefusal,
 } from "../store.ts";
+import { claimJobs } from "./claims.ts";
 import type { SqlValue, Transaction } from "./database.ts";
 import type { Engine } from "./engine.ts";
-import { endTurn, handedOver, takeHead } from "./turns.ts";
+import { heldKey, holdKey } from "./idempotency.ts";
+import { requireLiveNode } from "./live-node.ts";
+import { endTurn, handedOver, queueAgain, takeHead } from "./turns.ts";
 
 /** Bounds of a page (STO-7). */
 const PAGE_EVENTS = 512;
@@ -39,12 +44,14 @@ export interface JobHead {
   last_n: number;
   floor_n: number;
   result_n: number | null;
+  restarts_left: number;
+  cancel_requested: boolean;
   trace_id: string;
   session_key: number;
 }
 
 const SELECT_HEADS = `SELECT h.job_key, j.job_id, h.state, h.run_epoch, h.node_id, h.last_n, h.floor_n, h.result_n,
-    j.trace_id, j.session_key
+    h.restarts_left, h.cancel_requested, j.trace_id, j.session_key
   FROM $.jobs j JOIN $.job_heads h ON h.job_key = j.job_key WHERE j.job_id = ANY($1)`;
 
 /** As it is at this moment. */
@@ -91,6 +98,28 @@ export function jobFacet(engine: Engine, append: (batch: AppendBatch) => Promise
     get: (jobId) => engine.single((db) => get(db, jobId)),
     list: (query) => engine.single((db) => list(db, query)),
     spawn: (child) => engine.write((db) => spawn(db, child)),
+    start: (given) =>
+      given.idempotency === undefined
+        ? engine.write((db) => start(db, given))
+        : engine.writeInOrder(`key ${given.principal} ${given.idempotency.key}`, (db) => start(db, given)),
+    descendants: (jobId) => engine.single((db) => descendants(db, jobId)),
+    checkpoint: ({ jobId, runEpoch, value }) =>
+      engine.write(async (db) => {
+        const { job_key } = running(await lockHead(db, jobId), jobId, runEpoch);
+        await db.run(
+          `INSERT INTO $.checkpoints (job_key, value) VALUES ($1, $2)
+           ON CONFLICT (job_key) DO UPDATE SET value = excluded.value`,
+          job_key,
+          value,
+        );
+      }),
+    giveBack: ({ jobId, runEpoch, payload }) =>
+      engine.write(async (db) => {
+        const head = running((await lockToEnd(db, [jobId])).get(jobId), jobId, runEpoch);
+        await giveBack(db, head, { payload, restarts: head.restarts_left });
+        db.touch({ jobId });
+      }),
+    claim: (claim) => claimJobs(engine, claim),
     requestCancel: (wish) => engine.write((db) => requestCancel(db, wish)),
   };
 }
@@ -128,8 +157,9 @@ export async function insertJob(db: Transaction, job: NewJob, origin: JobOrigin)
          trace_id, max_runtime_ms, created_at, delegate_id, accepted_payload)
        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13) RETURNING job_key
      )
-     INSERT INTO $.job_heads (job_key, principal, node_id, state, run_epoch, last_n, floor_n, bytes, cancel_requested)
-     SELECT job_key, $2, $14, $15, $16, 0, 0, 0, FALSE FROM job RETURNING job_key`,
+     INSERT INTO $.job_heads (job_key, principal, node_id, state, run_epoch, last_n, floor_n, bytes, cancel_requested,
+       restarts_left)
+     SELECT job_key, $2, $14, $15, $16, 0, 0, 0, FALSE, $17 FROM job RETURNING job_key`,
     job.jobId,
     origin.principal,
     origin.sessionKey,
@@ -146,18 +176,37 @@ export async function insertJob(db: Transaction, job: NewJob, origin: JobOrigin)
     origin.nodeId,
     pending ? "pending" : "running",
     pending ? 0 : 1,
+    job.restarts ?? 0,
   );
   return (row as { job_key: number }).job_key;
+}
+
+/** Of jobs that no session submitted: none has this key. */
+export const NO_SESSION = 0;
+
+/** A job that no session submitted. */
+async function start(db: Transaction, given: JobStart): Promise<JobStartOutcome> {
+  const { principal, nodeId, job, idempotency, acceptedPayload, now } = given;
+  await requireLiveNode(db, nodeId);
+  const held = idempotency && (await heldKey(db, principal, idempotency.key, now));
+  if (held !== undefined) {
+    return held.digest === idempotency?.fingerprint
+      ? { outcome: "repeated", jobId: held.jobId }
+      : { outcome: "duplicate_key" };
+  }
+  if (await runsTooMany(db, principal, given.maxRunningJobsPerPrincipal)) return { outcome: "limit_exceeded" };
+  const jobKey = await insertJob(db, job, { principal, sessionKey: NO_SESSION, nodeId, now });
+  if (idempotency !== undefined) {
+    const { key, fingerprint: digest, ttlMs } = idempotency;
+    await holdKey(db, { principal, key, digest, ttlMs, jobKey, acceptedPayload, now });
+  }
+  return { outcome: "created" };
 }
 
 /** A delegated job: its parent's principal, session and node, and nobody follows it yet. */
 async function spawn(db: Transaction, child: NewChild): Promise<void> {
   const { parentJobId, delegateId, acceptedPayload, now } = child;
-  const head = await lockHead(db, parentJobId);
-  if (head === undefined) {
-    throw unknownJob(parentJobId);
-  }
-  requireRunning(head, parentJobId, child.runEpoch);
+  const head = running(await lockHead(db, parentJobId), parentJobId, child.runEpoch);
   const parent = await db.get<{ principal: string }>("SELECT principal FROM $.jobs WHERE job_key = $1", head.job_key);
   const principal = (parent as { principal: string }).principal;
   if (await runsTooMany(db, principal, child.maxRunningJobsPerPrincipal)) {
@@ -171,6 +220,15 @@ async function spawn(db: Transaction, child: NewChild): Promise<void> {
     acceptedPayload,
     now,
   });
+}
+
+/** @throws StoreRefusal unknown_job, job_ended, stale_run */
+function running(head: JobHead | undefined, jobId: string, runEpoch: number): JobHead {
+  if (head === undefined) {
+    throw unknownJob(jobId);
+  }
+  requireRunning(head, jobId, runEpoch);
+  return head;
 }
 
 /** @throws StoreRefusal job_ended, stale_run (law 3) */
@@ -202,7 +260,9 @@ export async function append(db: Transaction, batch: AppendBatch): Promise<Claim
   }
   const known = await countStored(db, head, batch, first.n);
   if (known === events.length) {
-    return batch.handOver === undefined ? undefined : handedOver(db, head.job_key, batch.handOver.nodeId);
+    return end === undefined || batch.handOver === undefined
+      ? undefined
+      : await handedOver(db, head.job_key, batch.handOver.nodeId);
   }
   requireRunning(head, jobId, batch.runEpoch);
   if (first.n + known !== head.last_n + 1) {
@@ -289,7 +349,7 @@ async function closeHead(
 ): Promise<number | undefined> {
   await db.run(
     `UPDATE $.job_heads SET last_n = $2, bytes = bytes + $3, result_n = coalesce(result_n, $4), state = $5,
-       ended_at = $6, run_epoch = run_epoch + 1 WHERE job_key = $1`,
+       ended_at = $6, run_epoch = run_epoch + 1, orphaned = FALSE WHERE job_key = $1`,
     jobKey,
     moved.lastN,
     moved.bytes,
@@ -297,7 +357,7 @@ async function closeHead(
     status,
     now,
   );
-  return await endTurn(db, jobKey);
+  return await endTurn(db, jobKey, now);
 }
 
 /**
@@ -313,6 +373,40 @@ export async function endJob(
   await insertEvents(db, job.job_key, job.run_epoch + 1, [terminal]);
   const moved = { lastN: terminal.n, bytes: Buffer.byteLength(end.payload), resultN: null };
   await closeHead(db, job.job_key, moved, end.status, end.now);
+}
+
+/**
+ * Ends a live job's attempt from outside; the job waits for the next, and may be lost `restarts` times more. What is
+ * locked, and the event's epoch, are as in {@link endJob}.
+ */
+export async function giveBack(
+  db: Transaction,
+  job: { job_key: number; last_n: number; run_epoch: number },
+  given: { payload: string; restarts: number },
+): Promise<void> {
+  const n = job.last_n + 1;
+  await insertEvents(db, job.job_key, job.run_epoch + 1, [{ n, kind: "status", payload: given.payload }]);
+  const isTurn = await queueAgain(db, job.job_key);
+  await db.run(
+    `UPDATE $.job_heads SET last_n = $2, bytes = bytes + $3, state = 'pending', node_id = '', run_epoch = run_epoch + 1,
+       attempt = attempt + 1, restarts_left = $4, orphaned = $5 WHERE job_key = $1`,
+    job.job_key,
+    n,
+    Buffer.byteLength(given.payload),
+    given.restarts,
+    !isTurn,
+  );
+}
+
+async function descendants(db: Transaction, jobId: string): Promise<string[]> {
+  const rows = await db.all<{ job_id: string }>(
+    `WITH RECURSIVE tree (job_id) AS (
+       SELECT job_id FROM $.jobs WHERE parent_job_id = $1
+       UNION ALL SELECT j.job_id FROM $.jobs j JOIN tree ON j.parent_job_id = tree.job_id)
+     SELECT job_id FROM tree`,
+    jobId,
+  );
+  return rows.map((row) => row.job_id);
 }
 
 /** A wish that a job ends. */

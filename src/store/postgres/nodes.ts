@@ -3,37 +3,15 @@
  * proof is a heartbeat that stood still (STO-11).
  */
 import { isFinal } from "../../protocol/index.ts";
-import { type Burial, type NodeFacet, type NodeRecord, StoreRefusal } from "../store.ts";
+import type { Burial, NodeFacet, NodeRecord } from "../store.ts";
 import type { Transaction } from "./database.ts";
+import { endClaims } from "./delivery-rows.ts";
 import type { Engine } from "./engine.ts";
-import { endJob, lockToEnd } from "./jobs.ts";
+import { endJob, giveBack, lockToEnd } from "./jobs.ts";
 import { FREE_LOCK } from "./turns.ts";
 
 /** Jobs that one step of a burial ends. */
 const JOBS_PER_STEP = 64;
-
-/** @throws StoreRefusal dead_node, also for a node that left or was never entered */
-export async function requireLiveNode(db: Transaction, nodeId: string): Promise<void> {
-  if (!(await isAlive(db, nodeId))) {
-    throw deadNode(nodeId);
-  }
-}
-
-/**
- * As it is at this moment. A burial that begins now may not see what is about to be committed; it is called again for
- * as long as the node has a live job.
- */
-export const isAlive = async (db: Transaction, nodeId: string): Promise<boolean> =>
-  (await db.get("SELECT 1 FROM $.nodes WHERE node_id = $1 AND state = 'alive'", nodeId)) !== undefined;
-
-/**
- * Whether the node is alive, and until this transaction ends, for a burial waits: what a burial looks for only once
- * has to be seen by it. The first lock that a transaction takes.
- */
-export const keepAlive = async (db: Transaction, nodeId: string): Promise<boolean> =>
-  (await db.get("SELECT 1 FROM $.nodes WHERE node_id = $1 AND state = 'alive' FOR KEY SHARE", nodeId)) !== undefined;
-
-export const deadNode = (nodeId: string) => new StoreRefusal("dead_node", `${nodeId} is not a live node`);
 
 /** @param seen is told whether other processes' nodes are alive, whenever somebody looks */
 export function nodeFacet(engine: Engine, seen: (others: boolean) => void): NodeFacet {
@@ -100,13 +78,15 @@ async function list(db: Transaction): Promise<NodeRecord[]> {
   }));
 }
 
+type BurialStep = Awaited<ReturnType<NodeFacet["bury"]>>;
+
 /**
  * The node is declared dead in a commit of its own, before any of its jobs ends: from then on nothing more becomes its,
  * and the steps hold no lock of its row.
  */
-async function bury(engine: Engine, burial: Burial): Promise<{ endedJobIds: string[]; more: boolean }> {
+async function bury(engine: Engine, burial: Burial): Promise<BurialStep> {
   const dead = await engine.write((db) => declareDead(db, burial));
-  return dead ? await engine.write((db) => endJobs(db, burial)) : { endedJobIds: [], more: false };
+  return dead ? await engine.write((db) => endJobs(db, burial)) : { endedJobIds: [], givenBackJobIds: [], more: false };
 }
 
 /** @returns whether it is dead, since now or before */
@@ -125,7 +105,7 @@ async function declareDead(db: Transaction, burial: Burial): Promise<boolean> {
   return true;
 }
 
-async function endJobs(db: Transaction, burial: Burial): Promise<{ endedJobIds: string[]; more: boolean }> {
+async function endJobs(db: Transaction, burial: Burial): Promise<BurialStep> {
   const live = await db.all<{ job_id: string }>(
     `SELECT j.job_id FROM $.job_heads h JOIN $.jobs j ON j.job_key = h.job_key
      WHERE h.node_id = $1 AND h.ended_at IS NULL ORDER BY h.job_key LIMIT $2`,
@@ -134,14 +114,20 @@ async function endJobs(db: Transaction, burial: Burial): Promise<{ endedJobIds: 
   );
   const step = live.slice(0, JOBS_PER_STEP).map((job) => job.job_id);
   const endedJobIds: string[] = [];
+  const givenBackJobIds: string[] = [];
   for (const head of (await lockToEnd(db, step)).values()) {
     // Somebody else may have got there first.
     if (isFinal(head.state) || head.node_id !== burial.nodeId) continue;
     db.touch({ jobId: head.job_id });
+    if (head.restarts_left > 0 && !head.cancel_requested && burial.givenBackPayload !== undefined) {
+      await giveBack(db, head, { payload: burial.givenBackPayload, restarts: head.restarts_left - 1 });
+      givenBackJobIds.push(head.job_id);
+      continue;
+    }
     await endJob(db, head, { kind: "job.error", payload: burial.jobErrorPayload, status: "error", now: burial.now });
     endedJobIds.push(head.job_id);
   }
-  return { endedJobIds, more: live.length > step.length };
+  return { endedJobIds, givenBackJobIds, more: live.length > step.length };
 }
 
 /** A node that leaves jobs behind, against its promise, is dead rather than gone: somebody must bury them. */
@@ -155,7 +141,7 @@ async function leave(db: Transaction, nodeId: string, now: number): Promise<void
   await letGo(db, nodeId, now);
 }
 
-/** Frees its locks, but for those of turns, which are freed with their jobs; starts its sessions' resume windows. */
+/** Frees its locks, but for those of turns, which are freed with their jobs; starts its sessions' resume windows; ends its claims. */
 async function letGo(db: Transaction, nodeId: string, now: number): Promise<void> {
   await db.run(
     `${FREE_LOCK} WHERE conversation_key IN (
@@ -170,4 +156,5 @@ async function letGo(db: Transaction, nodeId: string, now: number): Promise<void
     nodeId,
     now,
   );
+  await endClaims(db, nodeId);
 }

@@ -4,37 +4,42 @@
  * made again. What a request locks besides its session it locks before it, in the engine's order.
  */
 import { isFinal, isVisible } from "../../protocol/index.ts";
-import type {
-  CancelOutcome,
-  CancelRequest,
-  Duplicate,
-  FollowOutcome,
-  FollowRequest,
-  ReplyDraft,
-  RequestFacet,
-  RequestRef,
-  SubmitOutcome,
-  SubmitRequest,
+import {
+  type Abandonable,
+  type CancelOutcome,
+  type CancelRequest,
+  type Duplicate,
+  type FollowOutcome,
+  type FollowRequest,
+  type ReplyDraft,
+  type RequestFacet,
+  type RequestRef,
+  StoreRefusal,
+  type SubmitOutcome,
+  type SubmitRequest,
 } from "../store.ts";
 import { insertTurn, lockConversation, placeTurn, repeatedTurn } from "./conversations.ts";
 import type { Transaction } from "./database.ts";
 import type { Engine } from "./engine.ts";
 import { fence, fenceRead, type SessionRow } from "./fence.ts";
 import { openFollowAt } from "./follows.ts";
+import { heldKey, holdKey } from "./idempotency.ts";
 import { insertJob, type JobHead, keepJob, lockToEnd, runsTooMany, unknownJob, wishEnd } from "./jobs.ts";
-import { requireLiveNode } from "./nodes.ts";
+import { requireLiveNode } from "./live-node.ts";
 import { storeReply } from "./replies.ts";
 import { lockFollows } from "./runs.ts";
 
 export function requestFacet(engine: Engine): RequestFacet {
   return {
-    submit: (request) => engine.writeInOrder(request.sessionId, (db) => submit(db, request)),
+    submit: (request) => engine.writeInOrder(request.sessionId, (db) => wanted(request, () => submit(db, request))),
     follow: (request) =>
-      engine.writeInOrder(request.sessionId, async (db) => {
-        const head = await keepJob(db, request.jobId);
-        await lockFollows(db, request.sessionId, [request.jobId]);
-        return await once(db, request, async (session) => framed(await follow(db, session, head, request), request));
-      }),
+      engine.writeInOrder(request.sessionId, (db) =>
+        wanted(request, async () => {
+          const head = await keepJob(db, request.jobId);
+          await lockFollows(db, request.sessionId, [request.jobId]);
+          return await once(db, request, async (session) => framed(await follow(db, session, head, request), request));
+        }),
+      ),
     unfollow: (request) =>
       engine.writeInOrder(request.sessionId, async (db) => {
         await lockFollows(db, request.sessionId, [request.jobId]);
@@ -95,6 +100,23 @@ export async function once<Answer>(
   return answer;
 }
 
+/**
+ * Does a request unless nobody waits for it any more: a follow that nobody was told of would send events of a job that
+ * its session does not know. It is asked once more when the commit is all that is left, which then does not come.
+ */
+async function wanted<Answer>(request: Abandonable, act: () => Promise<Answer>): Promise<Answer> {
+  requireWanted(request);
+  const answer = await act();
+  requireWanted(request);
+  return answer;
+}
+
+function requireWanted(request: Abandonable): void {
+  if (request.abandoned?.() === true) {
+    throw new StoreRefusal("abandoned", "the sender was told that nothing was done");
+  }
+}
+
 // ------------------------------------------------------------------------------------------- submit
 
 async function submit(
@@ -108,7 +130,7 @@ async function submit(
     const outcome =
       repeated === undefined
         ? await newSubmit(db, session, request)
-        : repeated === "duplicate_key"
+        : typeof repeated === "string"
           ? { outcome: repeated }
           : await followAgain(db, session, repeated);
     return framed<SubmitOutcome>(outcome, request);
@@ -129,33 +151,25 @@ async function repeatedSubmit(
   if (idempotency === undefined) {
     return undefined;
   }
-  // A key that is not there has no row to be locked, and of two submits that bring it one is the first.
-  await db.run(
-    "SELECT pg_advisory_xact_lock(hashtextextended('holdfast key ' || $1 || ' ' || $2, 0))",
-    principal,
-    idempotency.key,
-  );
-  const held = await db.get<{ digest: string; accepted_payload: string; job_id: string }>(
-    `SELECT i.digest, i.accepted_payload, j.job_id FROM $.idempotency i JOIN $.jobs j ON j.job_key = i.job_key
-     WHERE i.principal = $1 AND i.key = $2 AND i.expires_at > $3`,
-    principal,
-    idempotency.key,
-    now,
-  );
-  const head = held && (await keepJob(db, held.job_id));
+  const held = await heldKey(db, principal, idempotency.key, now);
+  const head = held && (await keepJob(db, held.jobId));
   if (held === undefined || head === undefined) {
     return undefined;
   }
-  return held.digest === idempotency.digest ? { head, acceptedPayload: held.accepted_payload } : "duplicate_key";
+  return held.digest === idempotency.digest ? { head, acceptedPayload: held.acceptedPayload } : "duplicate_key";
 }
 
 /** What a message makes of the submit that was a turn of its conversation before. Locks the conversation, and the job. */
-async function repeatedMessage(db: Transaction, { turn }: SubmitRequest): Promise<Repeated | undefined> {
+async function repeatedMessage(
+  db: Transaction,
+  { turn, principal }: SubmitRequest,
+): Promise<Repeated | "foreign_message" | undefined> {
   if (turn === undefined) {
     return undefined;
   }
   await lockConversation(db, turn.conversation.conversationId);
   const known = await repeatedTurn(db, turn);
+  if (known !== undefined && known.principal !== principal) return "foreign_message";
   const head = known && (await keepJob(db, known.jobId));
   return known && head && { head, acceptedPayload: known.acceptedPayload };
 }
@@ -196,18 +210,8 @@ async function newSubmit(db: Transaction, session: SessionRow, request: SubmitRe
       : await insertTurn(db, placed, turn, job, { ...by, acceptedPayload: request.acceptedPayload });
   await openFollowAt(db, session.session_key, jobKey, 0, true);
   if (idempotency !== undefined) {
-    await db.run(
-      `INSERT INTO $.idempotency (principal, key, digest, job_key, accepted_payload, expires_at)
-       VALUES ($1, $2, $3, $4, $5, $6)
-       ON CONFLICT (principal, key) DO UPDATE SET digest = excluded.digest, job_key = excluded.job_key,
-         accepted_payload = excluded.accepted_payload, expires_at = excluded.expires_at`,
-      principal,
-      idempotency.key,
-      idempotency.digest,
-      jobKey,
-      request.acceptedPayload,
-      now + idempotency.ttlMs,
-    );
+    const { acceptedPayload } = request;
+    await holdKey(db, { principal, ...idempotency, jobKey, acceptedPayload, now });
   }
   return placed === undefined ? { outcome: "created" } : { outcome: "created", place: placed.place };
 }

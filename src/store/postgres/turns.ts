@@ -6,26 +6,36 @@
  * All of these find the conversation and the job that ends locked. The job that is next need not be: what could hold
  * it and wait for something that is held here would have had to lock the conversation.
  */
-import type { Lease } from "../../protocol/index.ts";
 import type { ClaimedTurn, TurnClaim } from "../store.ts";
+import { CLAIM_COLUMNS, type ClaimRow, startAgain, toClaimedJob } from "./claims.ts";
 import type { Transaction } from "./database.ts";
+import { openDelivery } from "./delivery-rows.ts";
+import { isAlive } from "./live-node.ts";
 
-/** Locks the jobs of the turns that run in these conversations, which are locked: what ends one of them needs it. */
-export async function lockRunning(db: Transaction, conversationKeys: readonly number[]): Promise<void> {
+/** In `turns.ahead`: before those that interrupt, which have 1. */
+export const STARTED_ONCE = 2;
+
+/**
+ * Locks the jobs of the turns that run in these conversations, which are locked, or that have begun and wait to be run
+ * again: what ends one of them needs it.
+ */
+export async function lockStarted(db: Transaction, conversationKeys: readonly number[]): Promise<void> {
   await db.run(
     `SELECT 1 FROM $.job_heads WHERE job_key IN
-       (SELECT lock_job_key FROM $.conversations WHERE conversation_key = ANY($1))
+       (SELECT lock_job_key FROM $.conversations WHERE conversation_key = ANY($1)
+        UNION ALL SELECT job_key FROM $.turns
+        WHERE conversation_key = ANY($1) AND state = 'queued' AND ahead = ${STARTED_ONCE})
      ORDER BY job_key FOR UPDATE`,
     conversationKeys,
   );
 }
 
 /**
- * Ends the turn of a job, if it is one: its lock is free, or its place in the queue.
+ * Ends the turn of a job, if it is one: its lock is free, or its place in the queue, and its answer is due.
  *
  * @returns the conversation whose turn it was
  */
-export async function endTurn(db: Transaction, jobKey: number): Promise<number | undefined> {
+export async function endTurn(db: Transaction, jobKey: number, now: number): Promise<number | undefined> {
   const turn = await db.get<{ conversation_key: number; state: string }>(
     "SELECT conversation_key, state FROM $.turns WHERE job_key = $1 AND state <> 'ended'",
     jobKey,
@@ -34,6 +44,7 @@ export async function endTurn(db: Transaction, jobKey: number): Promise<number |
     return undefined;
   }
   await db.run("UPDATE $.turns SET state = 'ended' WHERE job_key = $1", jobKey);
+  await openDelivery(db, jobKey, now);
   if (turn.state === "queued") {
     await db.run("UPDATE $.conversations SET queued = queued - 1 WHERE conversation_key = $1", turn.conversation_key);
   } else {
@@ -42,28 +53,36 @@ export async function endTurn(db: Transaction, jobKey: number): Promise<number |
   return turn.conversation_key;
 }
 
+/** A turn whose job was given back waits again, before everybody else. @returns false for a job that is no turn */
+export async function queueAgain(db: Transaction, jobKey: number): Promise<boolean> {
+  const turn = await db.get<{ conversation_key: number }>(
+    `UPDATE $.turns SET state = 'queued', ahead = ${STARTED_ONCE}, lock_epoch = NULL
+     WHERE job_key = $1 AND state = 'running' RETURNING conversation_key`,
+    jobKey,
+  );
+  if (turn === undefined) {
+    return false;
+  }
+  await db.run(
+    `${FREE_LOCK}, queued = queued + 1 WHERE conversation_key = $1 AND lock_job_key = $2`,
+    turn.conversation_key,
+    jobKey,
+  );
+  return true;
+}
+
 export const FREE_LOCK = `UPDATE $.conversations SET lock_holder = NULL, lock_node = NULL, lock_acquired_at = NULL,
   lock_expires_at = NULL, lock_job_key = NULL`;
 
-interface TurnRow {
+interface TurnRow extends ClaimRow {
   conversation_id: string;
   lock_epoch: number;
-  run_epoch: number;
   job_key: number;
-  job_id: string;
-  principal: string;
-  agent: string;
-  input: string;
-  lease: string;
-  lease_expires_at: number | null;
-  trace_id: string;
-  max_runtime_ms: number | null;
   user_id: string;
   ttl_ms: number;
 }
 
-const SELECT_TURN = `SELECT c.conversation_id, c.lock_epoch, h.run_epoch, t.job_key, j.job_id, j.principal, j.agent, j.input,
-    j.lease, j.lease_expires_at, j.trace_id, j.max_runtime_ms, t.user_id, t.ttl_ms
+const SELECT_TURN = `SELECT c.conversation_id, c.lock_epoch, t.job_key, t.user_id, t.ttl_ms, ${CLAIM_COLUMNS}
   FROM $.conversations c JOIN $.turns t ON t.conversation_key = c.conversation_key
     JOIN $.jobs j ON j.job_key = t.job_key JOIN $.job_heads h ON h.job_key = t.job_key`;
 
@@ -93,18 +112,10 @@ export async function takeHead(
   );
   await db.run("UPDATE $.conversations SET queued = queued - 1 WHERE conversation_key = $1", conversationKey);
   await db.run("UPDATE $.turns SET state = 'running', lock_epoch = $1 WHERE job_key = $2", lockEpoch, head.job_key);
-  await db.run(
-    "UPDATE $.job_heads SET state = 'running', node_id = $1, run_epoch = run_epoch + 1 WHERE job_key = $2",
-    claim.nodeId,
-    head.job_key,
-  );
+  await startAgain(db, [head.job_key], claim.nodeId);
   db.touch({ jobId: head.job_id });
   return toClaimed({ ...head, lock_epoch: lockEpoch, run_epoch: head.run_epoch + 1 });
 }
-
-/** Without a lock on the node's row, which stands before those that are held here: see `bury`. */
-const isAlive = async (db: Transaction, nodeId: string): Promise<boolean> =>
-  (await db.get("SELECT 1 FROM $.nodes WHERE node_id = $1 AND state = 'alive'", nodeId)) !== undefined;
 
 /**
  * The turn that was handed over when this job ended, for whoever asks again after an unclear commit: as long as it
@@ -117,22 +128,19 @@ export async function handedOver(db: Transaction, jobKey: number, nodeId: string
     jobKey,
     nodeId,
   );
-  return turn && toClaimed(turn);
+  if (turn === undefined) return undefined;
+  // Its holder counts from this question, not from the one whose answer was lost.
+  await db.run(
+    "UPDATE $.conversations SET lock_expires_at = $now + $1 WHERE conversation_id = $2",
+    turn.ttl_ms,
+    turn.conversation_id,
+  );
+  return toClaimed(turn);
 }
 
 const toClaimed = (row: TurnRow): ClaimedTurn => ({
-  job: {
-    jobId: row.job_id,
-    agent: row.agent,
-    input: row.input,
-    lease: JSON.parse(row.lease) as Lease,
-    leaseExpiresAt: row.lease_expires_at ?? undefined,
-    traceId: row.trace_id,
-    maxRuntimeMs: row.max_runtime_ms ?? undefined,
-  },
-  principal: row.principal,
+  ...toClaimedJob(row),
   userId: row.user_id,
-  runEpoch: row.run_epoch,
   conversationId: row.conversation_id,
   lockEpoch: row.lock_epoch,
   ttlMs: row.ttl_ms,

@@ -32,6 +32,8 @@ export interface DoubleMessage {
 
 type Fate = "fine" | "lost" | "lost answer" | "rate limit" | "kill before" | "kill after";
 
+const MAX_KILLS = 10;
+
 export class ChannelDouble {
   readonly arrived: Arrived[] = [];
   readonly fates: Record<Fate, number> = {
@@ -44,6 +46,8 @@ export class ChannelDouble {
   };
   /** No more faults. */
   calm = false;
+  /** Of those to come. An answer that many senders died with waits long for its next try, and the run with it. */
+  #killsLeft = MAX_KILLS;
   readonly #random: Random;
   readonly #kill: (worker: number) => void;
   readonly #server = createServer((request, response) => void this.#serve(request, response));
@@ -117,8 +121,8 @@ export class ChannelDouble {
   #fate(status: string): Fate {
     if (this.calm) return "fine";
     // Streamed updates are many; the answers are what is looked at.
-    const kills = status === "working" ? 1 : 12;
-    return this.#random.weighted({
+    const kills = this.#killsLeft === 0 ? 0 : status === "working" ? 1 : 12;
+    const fate = this.#random.weighted({
       fine: 80,
       lost: 3,
       "lost answer": 4,
@@ -126,5 +130,7 @@ export class ChannelDouble {
       "kill before": kills,
       "kill after": kills,
     });
+    if (fate === "kill before" || fate === "kill after") this.#killsLeft -= 1;
+    return fate;
   }
 }

@@ -16,7 +16,8 @@ import type { WorkerCommand, WorkerSettings, WorkerWord } from "./worker-process
 
 const WORKERS = 2;
 const THREADS = 12;
-const SETTLE_MS = 60_000;
+/** Longer than a try is put off after so many failures as this run can make. */
+const SETTLE_MS = 150_000;
 /** A message without an answer is sent again, as a channel does. */
 const ASK_AGAIN_MS = 2_000;
 const LOOK_MS = 50;
