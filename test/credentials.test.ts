@@ -7,8 +7,9 @@ import { readdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { test } from "node:test";
 import { inspect } from "node:util";
+import { Conversations } from "../src/conversation/index.ts";
 import type { Logger } from "../src/logger.ts";
-import { ArcpError, type Credential, type Envelope, FEATURES } from "../src/protocol/index.ts";
+import { ArcpError, type Credential, type Envelope, FEATURES, TURN } from "../src/protocol/index.ts";
 import type {
   CredentialProvisioner,
   CredentialRequest,
@@ -73,14 +74,20 @@ interface Running {
   fail(error: unknown): void;
 }
 
+interface NodeParts {
+  /** @default false */
+  conversations?: boolean;
+}
+
 /** One process on the place's file. */
 class Node {
   readonly runtime: Runtime;
   readonly store: CrashableStore;
   readonly clients: TestClient[] = [];
+  readonly conversations: Conversations | undefined;
   readonly #puppets = new Map<string, Running>();
 
-  constructor(place: Place, options: Partial<RuntimeOptions>) {
+  constructor(place: Place, options: Partial<RuntimeOptions>, parts: NodeParts) {
     this.store = new CrashableStore(place.open());
     this.runtime = new Runtime({
       backPressureThreshold: 1_000_000,
@@ -91,6 +98,7 @@ class Node {
       clock: place.clock,
       logger: place.logger,
     });
+    if (parts.conversations === true) this.conversations = new Conversations(this.runtime);
     this.agent("echo", (input) => input);
     this.agent("puppet", (_, job) => new Promise((end, fail) => this.#puppets.set(job.id, { job, end, fail })));
   }
@@ -139,8 +147,8 @@ class Place {
     return sqlite(join(this.folder.path, "test.db"), { clock: this.clock, logger: this.logger });
   }
 
-  async start(options: Partial<RuntimeOptions> = {}): Promise<Node> {
-    const node = new Node(this, options);
+  async start(options: Partial<RuntimeOptions> = {}, parts: NodeParts = {}): Promise<Node> {
+    const node = new Node(this, options, parts);
     this.nodes.push(node);
     await node.runtime.start();
     return node;
@@ -844,4 +852,77 @@ test("[CRD-7] what a client hands in is kept without the value: an input, a reas
   } finally {
     db.close();
   }
+});
+
+const KEY = { source: "cli", name: "notes" } as const;
+
+/** Submits a turn that must be accepted, and answers its job's id. */
+async function speak(client: TestClient): Promise<string> {
+  const answer = await client.submit("puppet", null, {}, { extensions: { [TURN]: { key: KEY } } });
+  assert.equal(answer.type, "job.accepted", JSON.stringify(answer));
+  return answer.job_id as string;
+}
+
+test("[CRD-11] a turn that was cancelled while it waited has its credentials revoked, and they are sent no more", async () => {
+  await using place = await newPlace();
+  const node = await place.start({}, { conversations: true });
+  const client = await node.connect();
+  const first = await speak(client);
+  const second = await speak(client);
+  assert.equal(place.gateway.values.length, 2);
+  await client.ask("job.cancel", { job_id: second });
+  await client.terminal(second);
+  await place.until(() => place.gateway.values.length === 1, "the waiting turn's credentials to be revoked");
+  const other = await node.connect();
+  const answer = await other.ask("job.subscribe", { job_id: second, history: true });
+  assert.equal(answer.payload["credentials"], undefined, "a value of a job that has ended");
+  (await node.puppet(first)).end();
+  await client.terminal(first);
+});
+
+test("[CRD-11] a turn that another process runs than took it has its credentials", async () => {
+  await using place = await newPlace();
+  const one = await place.start({}, { conversations: true });
+  const client = await one.connect();
+  const first = await speak(client);
+  const second = await speak(client);
+  await one.puppet(first);
+  const two = await place.start({}, { conversations: true });
+  let stopped = false;
+  const stopping = one.runtime.stop({ drainMs: 0 }).then(() => {
+    stopped = true;
+  });
+  await place.until(() => stopped, "the first process to stop");
+  await stopping;
+  const running = two.puppet(second);
+  for (let second = 0; second < 5; second += 1) await place.clock.advance(1_000);
+  const { job, end } = await running;
+  const [credential] = job.credentials.all;
+  assert(credential?.value !== undefined && place.gateway.values.includes(credential.value), "it is not good");
+  end();
+  await place.until(() => place.gateway.values.length === 0, "every credential to be revoked");
+});
+
+test("[CRD-7] what is kept of an adapter's turn, and of a lock that was broken, has no value in it", async () => {
+  await using place = await newPlace();
+  const node = await place.start({}, { conversations: true });
+  const conversations = node.conversations ?? assert.fail("none");
+  const client = await node.connect();
+  const jobId = await speak(client);
+  const { job } = await node.puppet(jobId);
+  const value = job.credentials.all[0]?.value ?? assert.fail("no credential");
+  const input = { said: value };
+  const next = await conversations.startTurn({ key: KEY, principal: "alice", agent: "puppet", input });
+  await conversations.locks.breakLock(next.conversationId, { principal: "boss", reason: `it leaks ${value}` });
+  const end = await client.terminal(jobId);
+  assert.match(String(end.payload["message"]), /it leaks \[credential job_/);
+  const db = new Database(join(place.folder.path, "test.db"), { readOnly: true });
+  try {
+    const kept = inspect([db.all("SELECT input FROM jobs"), db.all("SELECT payload FROM events")], { depth: null });
+    assert.equal(kept.includes(value), false, kept);
+    assert.match(kept, /said.*\[credential job_/);
+  } finally {
+    db.close();
+  }
+  (await node.puppet(next.jobId)).end();
 });

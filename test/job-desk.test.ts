@@ -44,6 +44,20 @@ test("[STO-14] a chunked result is whole when the log before it is gone: over th
   await assert.rejects(fixture.runtime.jobs.result(jobId, "bob"), { code: "JOB_NOT_FOUND" });
 });
 
+test("[SRV-12] an operator cancels anybody's job; others do not know of it", async () => {
+  await using fixture = await memoryRuntime();
+  const puppet = fixture.puppet("puppet");
+  const { client } = await fixture.connect();
+  const jobId = await submit(client, "puppet");
+  const job = await puppet.job;
+  const { jobs } = fixture.runtime;
+  await assert.rejects(jobs.cancel(jobId, "bob", "stuck"), { code: "JOB_NOT_FOUND" });
+  await assert.rejects(jobs.cancel("job_none", "boss", "stuck", { operator: true }), { code: "JOB_NOT_FOUND" });
+  assert.deepEqual(await jobs.cancel(jobId, "boss", "stuck", { operator: true }), { outcome: "requested" });
+  assert.equal(job.signal.aborted, true);
+  puppet.end();
+});
+
 test("[SRV-12] a job of this process is told to stop at once, not at the next look at the store", async () => {
   await using fixture = await memoryRuntime();
   const stopped = Promise.withResolvers<string>();

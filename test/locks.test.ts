@@ -3,6 +3,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { type ConversationKey, requestContext, withRequestContext } from "../src/conversation/index.ts";
 import { ArcpError } from "../src/protocol/index.ts";
+import { StoreUnavailable } from "../src/store/store.ts";
 import { eventually, type RuntimeFixture, runtimeFixture, turns } from "./runtime-fixture.ts";
 import { skippedOverPostgres } from "./test-store.ts";
 
@@ -242,4 +243,132 @@ test("[LCK-8] holder and user flow with the request, into a turn's handler too",
   await eventually(() => fixture.runtime.runningJobs === 0, "the turn");
   const { result } = (await fixture.runtime.jobs.result(jobId, "alice")) as { result?: unknown };
   assert.deepEqual(result, { holder: jobId, userId: "U2" });
+});
+
+test("[LCK-4] a lock whose acquisition was answered late is known to be lost before somebody else has it", async () => {
+  const gate = Promise.withResolvers<void>();
+  await using fixture = await runtimeFixture({
+    conversations: {},
+    wrap: (store) => {
+      const { acquire } = store.conversations;
+      let first = true;
+      store.conversations.acquire = async (claim) => {
+        const taken = await acquire(claim);
+        if (first) {
+          first = false;
+          await gate.promise;
+        }
+        return taken;
+      };
+      return store;
+    },
+  });
+  const { locks } = fixture.conversations;
+  const id = await place(fixture);
+  const late = locks.tryAcquire(id, { holder: "one", ttlMs: 9_000 });
+  await turns();
+  await fixture.clock.advance(10_000);
+  gate.resolve();
+  const first = await late;
+  await turns();
+  await fixture.clock.advance(1);
+  const second = await locks.tryAcquire(id, { holder: "two", ttlMs: 9_000 });
+  assert.equal(second?.lockEpoch, 2);
+  assert(first === undefined || first.signal.aborted, "two hold it and the first was not told");
+});
+
+test("[LCK-4] a holder whose wall clock has passed its lock's end is told within a second or two", async () => {
+  await using fixture = await runtimeFixture({ conversations: {} });
+  const { locks } = fixture.conversations;
+  const id = await place(fixture);
+  const lock = await locks.tryAcquire(id, { holder: "one" });
+  fixture.clock.stepWall(3_600_000);
+  await fixture.clock.advance(2_000);
+  const other = await locks.tryAcquire(id, { holder: "two" });
+  assert.equal(other?.lockEpoch, 2);
+  assert.equal(lock?.signal.aborted, true);
+});
+
+test("[LCK-6] a release that the store did not take can be tried again", async () => {
+  let down = false;
+  await using fixture = await runtimeFixture({
+    conversations: {},
+    wrap: (store) => {
+      const { release } = store.conversations;
+      store.conversations.release = (ref) => (down ? Promise.reject(new StoreUnavailable("down")) : release(ref));
+      return store;
+    },
+  });
+  const { locks } = fixture.conversations;
+  const id = await place(fixture);
+  const lock = await locks.tryAcquire(id);
+  assert(lock !== undefined);
+  down = true;
+  await assert.rejects(lock.release());
+  down = false;
+  assert.equal(await lock.release(), true, "nothing was done");
+  assert.equal(await locks.inspect(id), undefined);
+});
+
+test("[LCK-10] what the work came to is told though the release fails", async () => {
+  await using fixture = await runtimeFixture({
+    conversations: {},
+    wrap: (store) => {
+      store.conversations.release = () => Promise.reject(new StoreUnavailable("down"));
+      return store;
+    },
+  });
+  const { locks } = fixture.conversations;
+  const id = await place(fixture);
+  await assert.rejects(
+    locks.withLock(id, () => {
+      throw new RangeError("the work's own");
+    }),
+    RangeError,
+  );
+  const { conversation } = await fixture.conversations.resolve({ source: "cli", name: "other" }, ALICE);
+  assert.equal(await locks.withLock(conversation.conversationId, () => "done"), "done");
+});
+
+test("[LCK-2] a stale holder of a conversation that was deleted does nothing to one that was made anew", async () => {
+  await using fixture = await runtimeFixture({ conversations: {} });
+  const { locks } = fixture.conversations;
+  const id = await place(fixture);
+  const stale = await locks.tryAcquire(id, { holder: "worker", ttlMs: 3_000, keep: false });
+  await locks.breakLock(id, { principal: "boss", reason: "test" });
+  await fixture.conversations.delete(id, ALICE);
+  assert.equal(await place(fixture), id);
+  await locks.tryAcquire(id, { holder: "worker" });
+  assert.equal(await stale?.release(), false, "the stale holder has released the new one's lock");
+  assert.equal((await locks.inspect(id))?.holder, "worker");
+});
+
+test("[CNV-10] a host's rule says what is listed, however few of all that is", async () => {
+  const asked = new Set<string>();
+  await using fixture = await runtimeFixture({
+    conversations: {
+      authorize: ({ principal }, { source, principal: owner }, action) => {
+        asked.add(action);
+        return source === "slack" || owner === principal;
+      },
+    },
+  });
+  const { conversations } = fixture;
+  const ids: string[] = [];
+  for (const thread of ["1", "2", "3"]) {
+    const key = { source: "slack", channel: "C1", thread } as const;
+    ids.unshift((await conversations.resolve(key, { principal: "bot" })).conversation.conversationId);
+    await conversations.resolve({ source: "cli", name: thread }, { principal: "bob" });
+    await fixture.clock.advance(1);
+  }
+  const pages: string[][] = [];
+  let cursor: string | undefined;
+  do {
+    const page = await conversations.list(ALICE, { limit: 2, cursor });
+    pages.push(page.conversations.map(({ conversationId }) => conversationId));
+    cursor = page.nextCursor;
+  } while (cursor !== undefined);
+  assert.deepEqual(pages.flat(), ids);
+  assert(pages.every((page) => page.length <= 2));
+  assert.deepEqual([...asked], ["list"]);
 });

@@ -167,13 +167,13 @@ export class MemoryRuntime {
     await this.#runtime.start();
   }
 
-  /** Stops. Time goes on by 15 s, more than any wait of a stop; the file takes as long as it takes. */
+  /** Stops. Time goes on by 25 s, more than all waits of a stop; the file takes as long as it takes. */
   async stop(): Promise<void> {
     let stopped = false;
     const stopping = this.#runtime.stop({ drainMs: 1 }).finally(() => {
       stopped = true;
     });
-    for (let passed = 0; !stopped; passed += 1_000) await this.clock.advance(passed < 15_000 ? 1_000 : 0);
+    for (let passed = 0; !stopped; passed += 1_000) await this.clock.advance(passed < 25_000 ? 1_000 : 0);
     await stopping;
   }
 

@@ -183,3 +183,26 @@ test("[UPS-42] a Holdfast that is killed leaves no server behind", { skip: ON_WI
   holdfast.kill("SIGKILL");
   await allGone(pids);
 });
+
+test("[UPS-42] stopping a server that was given up signals nobody: its number may be another's by then", {
+  skip: ON_WINDOWS,
+}, async (t) => {
+  await using given = await scene();
+  const server = await OpencodeServer.start(given.options("", { maxRestarts: 0 }));
+  const [main = 0] = await given.pids();
+  process.kill(main, "SIGKILL");
+  await eventually(() => {
+    try {
+      return server.url === "";
+    } catch {
+      return true;
+    }
+  }, "it to be given up");
+  const kill = t.mock.method(process, "kill", () => true);
+  await server.stop();
+  assert.deepEqual(
+    kill.mock.calls.map(({ arguments: signalled }) => signalled),
+    [],
+  );
+  kill.mock.restore();
+});

@@ -1,10 +1,15 @@
 /** Turns over the wire and for adapters: who runs when, and what is left when somebody is gone (SPEC.md, TRN). */
 import assert from "node:assert/strict";
+import { join } from "node:path";
 import { test } from "node:test";
-import type { ConversationKey } from "../src/conversation/index.ts";
+import { type ConversationKey, Conversations } from "../src/conversation/index.ts";
 import { ArcpError, type Envelope, TURN } from "../src/protocol/index.ts";
+import { Runtime } from "../src/runtime/index.ts";
+import { sqlite } from "../src/store/sqlite/index.ts";
 import { StoreUnavailable } from "../src/store/store.ts";
+import { ManualClock } from "../src/testing/manual-clock.ts";
 import { eventually, type RuntimeFixture, runtimeFixture, type TestClient, turns } from "./runtime-fixture.ts";
+import { temporaryFolder } from "./temporary-folder.ts";
 import { skippedOverPostgres } from "./test-store.ts";
 
 const KEY = { source: "cli", name: "notes" } as const;
@@ -448,4 +453,282 @@ test("[LCK-4] a lock that is handed over late, after the store was down, is good
   assert.equal(job.signal.aborted, false);
   await finish(fixture, next);
   await client.terminal(next);
+});
+
+test("[TRN-12] a turn whose submit was answered as failed, and that began meanwhile, is cancelled where it runs", async () => {
+  const gate = Promise.withResolvers<void>();
+  let hold = false;
+  await using fixture = await runtimeFixture({
+    conversations: {},
+    storeTimeoutMs: 5_000,
+    wrap: (store) => {
+      const { submit } = store.requests;
+      store.requests.submit = async (request) => {
+        const answer = await submit(request);
+        if (hold) {
+          hold = false;
+          await gate.promise;
+        }
+        return answer;
+      };
+      return store;
+    },
+  });
+  const client = await fixture.connect();
+  const first = await speak(client);
+  const { end } = await fixture.puppet(first.job_id as string);
+  hold = true;
+  const asked = speak(client);
+  await turns();
+  await fixture.clock.advance(5_001);
+  assert.notEqual((await asked).type, "job.accepted");
+  const { conversation_id: id } = turnOf(first);
+  const queued = (await fixture.store.conversations.turns(id, 10)).find((turn) => turn.state === "queued");
+  assert(queued !== undefined);
+  end();
+  const { job } = await fixture.puppet(queued.jobId);
+  gate.resolve();
+  await eventually(() => job.signal.aborted, "the turn to be told");
+  for (let second = 0; second < 30; second += 1) await fixture.clock.advance(1_000);
+  assert.equal((await fixture.store.jobs.get(queued.jobId))?.status, "cancelled");
+  assert.equal((await fixture.store.conversations.get(id))?.lock, undefined, "the conversation stays busy");
+});
+
+test("[LCK-4] the holder of what an unclear commit handed over gives up before the store's lock ends", async () => {
+  let mode: "well" | "unclear" | "down" = "well";
+  await using fixture = await runtimeFixture({
+    conversations: { lockTtlMs: 60_000 },
+    wrap: (store) => {
+      const { append } = store.jobs;
+      store.jobs.append = async (batches) => {
+        if (mode === "down") throw new StoreUnavailable("down");
+        const results = await append(batches);
+        if (mode === "unclear") {
+          mode = "down";
+          throw new StoreUnavailable("unclear");
+        }
+        return results;
+      };
+      return store;
+    },
+  });
+  const client = await fixture.connect({ features: [] });
+  const first = await accepted(client);
+  const answer = await speak(client);
+  const next = answer.job_id as string;
+  const { end } = await fixture.puppet(first);
+  mode = "unclear";
+  end();
+  await turns();
+  for (let second = 0; second < 45; second += 1) await fixture.clock.advance(1_000);
+  mode = "well";
+  for (let second = 0; second < 5; second += 1) await fixture.clock.advance(1_000);
+  const { job } = await fixture.puppet(next);
+  const record = await fixture.store.conversations.get(turnOf(answer).conversation_id);
+  const left = (record?.lock?.expiresAt as number) - fixture.clock.wall();
+  const believed = fixture.conversations.lockOf(next)?.remainingMs ?? 0;
+  assert(believed > 0 && believed <= left, `its holder believes in ${believed} ms, the store in ${left} ms`);
+  assert.equal(job.signal.aborted, false);
+});
+
+test("[TRN-5] a message that is somebody else's is refused, and its job is not followed", async () => {
+  await using fixture = await runtimeFixture({
+    conversations: {
+      authorize: ({ principal }, { source, principal: owner }) => source === "slack" || owner === principal,
+    },
+  });
+  const key: ConversationKey = { source: "slack", channel: "C1", thread: "17.1" };
+  const alice = await fixture.connect();
+  const bob = await fixture.connect({ token: "bob" });
+  const first = await accepted(alice, { key, messageId: "m1" });
+  const { job, end } = await fixture.puppet(first);
+  const again = await speak(bob, { key, messageId: "m1" });
+  assert.equal(codeOf(again), "PERMISSION_DENIED");
+  assert.notEqual(again.job_id, first);
+  await job.log("secret");
+  await job.flush();
+  end();
+  await alice.terminal(first);
+  await bob.alive();
+  assert.deepEqual(bob.of(first), []);
+});
+
+test("[TRN-11] a turn that an adapter starts while the runtime stops ends with it, and its handler does not start", async () => {
+  const gate = Promise.withResolvers<void>();
+  let jobId: string | undefined;
+  let left: string | undefined;
+  await using fixture = await runtimeFixture({
+    conversations: {},
+    wrap: (store) => {
+      const { startTurn } = store.conversations;
+      store.conversations.startTurn = async (given) => {
+        const answer = await startTurn(given);
+        jobId = given.job.jobId;
+        await gate.promise;
+        return answer;
+      };
+      return {
+        ...store,
+        async stop() {
+          left = jobId === undefined ? undefined : (await store.jobs.get(jobId))?.status;
+          await store.stop();
+        },
+      };
+    },
+  });
+  const starting = fixture.conversations.startTurn({ key: KEY, principal: "alice", agent: "puppet" });
+  await eventually(() => jobId !== undefined, "the turn to be stored");
+  let stopped = false;
+  const stopping = fixture.runtime.stop({ drainMs: 10 }).then(() => {
+    stopped = true;
+  });
+  await turns();
+  gate.resolve();
+  while (!stopped) await fixture.clock.advance(1_000);
+  await stopping;
+  await starting.catch(() => undefined);
+  await turns();
+  assert.equal(fixture.runtime.runningJobs, 0, "it runs in a runtime that is stopped");
+  assert.equal(left, "error", "its job has no end");
+});
+
+test("[TRN-11] a runtime that stops takes no turn of an adapter", async () => {
+  await using fixture = await runtimeFixture({ conversations: {} });
+  const client = await fixture.connect();
+  await fixture.puppet(await accepted(client, { key: "cli:other" }));
+  let stopped = false;
+  const stopping = fixture.runtime.stop({ drainMs: 5_000 }).then(() => {
+    stopped = true;
+  });
+  await turns();
+  await assert.rejects(
+    fixture.conversations.startTurn({ key: KEY, principal: "alice", agent: "puppet" }),
+    (error) => error instanceof ArcpError && error.retryable && error.details?.["reason"] === "shutdown",
+  );
+  while (!stopped) await fixture.clock.advance(1_000);
+  await stopping;
+});
+
+test("[SRV-5] a runtime stops in time though the store does not answer a look for queues", async () => {
+  let hang = false;
+  await using fixture = await runtimeFixture({
+    conversations: {},
+    wrap: (store) => {
+      const { claimTurns } = store.conversations;
+      store.conversations.claimTurns = (claim) => (hang ? new Promise(() => undefined) : claimTurns(claim));
+      return store;
+    },
+  });
+  hang = true;
+  for (let second = 0; second < 5; second += 1) await fixture.clock.advance(1_000);
+  let stopped = false;
+  const stopping = fixture.runtime.stop({ drainMs: 0 }).then(() => {
+    stopped = true;
+  });
+  for (let second = 0; second < 300 && !stopped; second += 1) await fixture.clock.advance(1_000);
+  assert.equal(stopped, true);
+  await stopping;
+});
+
+test("[TRN-8] a user's id that cannot be is refused to an adapter as on the wire", async () => {
+  await using fixture = await runtimeFixture({ conversations: {} });
+  for (const userId of ["", "x".repeat(257), "\ud800"]) {
+    await assert.rejects(
+      fixture.conversations.startTurn({ key: KEY, principal: "alice", agent: "echo", userId }),
+      (error) => error instanceof ArcpError && error.code === "INVALID_REQUEST" && /user_id/.test(error.message),
+    );
+  }
+});
+
+/** A process on the file, which offers `work` in a version. */
+function offering(version: string, { folder, clock }: { folder: { path: string }; clock: ManualClock }) {
+  const store = sqlite(join(folder.path, "test.db"), { clock });
+  const runtime = new Runtime({ auth: { authenticate: async (token) => ({ principal: token }) }, store, clock });
+  const conversations = new Conversations(runtime, { maxUnofferedMs: 60_000 });
+  runtime.agent("work", (_, job) => job.sleep(3_600_000), { version });
+  return {
+    store,
+    runtime,
+    say: async () => (await conversations.startTurn({ key: KEY, principal: "alice", agent: "work" })).jobId,
+    status: async (jobId: string) => (await runtime.jobs.get(jobId, "alice")).status,
+    async [Symbol.asyncDispose]() {
+      let stopped = false;
+      const stopping = runtime.stop({ drainMs: 0 }).then(() => {
+        stopped = true;
+      });
+      while (!stopped) await clock.advance(1_000);
+      await stopping;
+    },
+  };
+}
+
+/** Leaves a turn of `work@1.0.0` at the head of the queue, and nobody who offers it. */
+async function leftWaiting(place: Parameters<typeof offering>[1]): Promise<string> {
+  await using old = offering("1.0.0", place);
+  await old.runtime.start();
+  await old.say();
+  return await old.say();
+}
+
+test("[TRN-13] a turn whose agent nobody offers any more ends once, saying so, and the queue goes on", async () => {
+  await using folder = await temporaryFolder();
+  const clock = new ManualClock();
+  const second = await leftWaiting({ folder, clock });
+  await using one = offering("1.1.0", { folder, clock });
+  await one.runtime.start();
+  await using two = offering("1.1.0", { folder, clock });
+  await two.runtime.start();
+  const third = await one.say();
+  for (let passed = 0; passed < 50; passed += 1) await clock.advance(1_000);
+  assert.deepEqual([await one.status(second), await one.status(third)], ["pending", "pending"]);
+  for (let passed = 0; passed < 30; passed += 1) await clock.advance(1_000);
+  const end = (await two.runtime.jobs.result(second, "alice")) as { code?: string; message?: string };
+  assert.equal(end.code, "AGENT_NOT_AVAILABLE");
+  assert.match(end.message ?? "", /work@1\.0\.0/);
+  const { events } = await one.store.jobs.read(second, 0);
+  assert.deepEqual(
+    events.map(({ kind }) => kind),
+    ["job.error"],
+  );
+  assert.equal(await two.status(third), "running");
+});
+
+test("[TRN-13] a turn whose agent is offered in time runs, and is nobody else's to end", async () => {
+  await using folder = await temporaryFolder();
+  const clock = new ManualClock();
+  const second = await leftWaiting({ folder, clock });
+  await using other = offering("1.1.0", { folder, clock });
+  await other.runtime.start();
+  const third = await other.say();
+  for (let passed = 0; passed < 50; passed += 1) await clock.advance(1_000);
+  await using back = offering("1.0.0", { folder, clock });
+  await back.runtime.start();
+  for (let passed = 0; passed < 180; passed += 1) await clock.advance(1_000);
+  assert.deepEqual([await other.status(second), await other.status(third)], ["running", "pending"]);
+});
+
+test("[CNV-10] a host's rule is asked before a key is resolved, and before a turn", async () => {
+  const asked: string[] = [];
+  let forbidden: string | undefined;
+  await using fixture = await runtimeFixture({
+    conversations: {
+      authorize: (_, { key }, action) => {
+        asked.push(`${action} ${key?.source}`);
+        return action !== forbidden;
+      },
+    },
+  });
+  const client = await fixture.connect();
+  for (forbidden of ["resolve", "turn"]) {
+    assert.equal(codeOf(await speak(client, {}, "echo")), "PERMISSION_DENIED", forbidden);
+  }
+  assert.deepEqual((await fixture.store.conversations.list({ limit: 10 })).conversations, []);
+  forbidden = undefined;
+  asked.length = 0;
+  const { conversation_id } = turnOf(await speak(client, {}, "echo"));
+  assert.deepEqual(asked, ["resolve cli", "turn cli"]);
+  asked.length = 0;
+  forbidden = "resolve";
+  assert.equal((await speak(client, { key: undefined, conversation_id }, "echo")).type, "job.accepted");
+  assert.deepEqual(asked, ["turn cli"]);
 });

@@ -36,7 +36,8 @@ export interface ConversationRef {
 
 export interface ConversationsOptions {
   /**
-   * Who may do what.
+   * Who may do what. A turn whose place is named by a key is asked for as `resolve` and as `turn`; what the host itself
+   * calls ({@link Conversations.resolve} and the like) is not asked for.
    *
    * @default each its own; what is a channel's, an operator and the channel's adapter
    */
@@ -45,6 +46,13 @@ export interface ConversationsOptions {
   lockTtlMs?: number;
   /** Turns of one conversation that may wait. @default 100 */
   maxQueuedTurns?: number;
+  /**
+   * How long a turn whose turn it is may wait for an agent that nobody offers; then it ends as AGENT_NOT_AVAILABLE,
+   * and the queue goes on. At least 10 s, for whoever offers it needs time to take it. `Infinity`: for ever.
+   *
+   * @default 600_000
+   */
+  maxUnofferedMs?: number;
   /** Agent backends whose sessions are cleaned up: what conversations, or the host's own tables, have there. */
   upstream?: Pick<UpstreamJanitorOptions, "backends" | "tables" | "intervalMs">;
   /** The channels on which answers go out from this process. @default none */
@@ -84,6 +92,8 @@ export interface StartedTurn {
 const ON_BUSY: readonly OnBusy[] = ["reject", "enqueue", "interrupt"];
 const MAX_MESSAGE_ID_CHARS = 256;
 const MAX_USER_CHARS = 256;
+/** Several looks for queues of whoever offers the agent. */
+const LEAST_UNOFFERED_MS = 10_000;
 
 export class Conversations {
   readonly locks: Locks;
@@ -108,9 +118,13 @@ export class Conversations {
     if (!Number.isSafeInteger(this.#maxQueued) || this.#maxQueued < 0) {
       throw new RangeError(`maxQueuedTurns: ${this.#maxQueued} is not a whole number of at least 0.`);
     }
+    const { maxUnofferedMs = 600_000 } = options;
+    if (!(maxUnofferedMs >= LEAST_UNOFFERED_MS)) {
+      throw new RangeError(`maxUnofferedMs: ${maxUnofferedMs} is not at least ${LEAST_UNOFFERED_MS}.`);
+    }
     let given: { host: TurnHost; turns: Turns } | undefined;
     runtime.keepTurns((host) => {
-      const turns = new Turns(host);
+      const turns = new Turns(host, { maxUnofferedMs });
       given = { host, turns };
       return this.#keeper(turns);
     });
@@ -432,7 +446,8 @@ export class Conversations {
     }
     const key = parseKey(given.key, `${FIELD}.key`);
     const named = this.#named(key, given);
-    if (!this.#authorize(who, { source: key.source, key, principal: named.principal }, "turn")) {
+    const ref = { source: key.source, key, principal: named.principal };
+    if (!this.#authorize(who, ref, "resolve") || !this.#authorize(who, ref, "turn")) {
       throw new ArcpError("PERMISSION_DENIED", `${FIELD}.key: keys of ${key.source} are its adapter's and operators'.`);
     }
     return named;

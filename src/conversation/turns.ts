@@ -8,6 +8,7 @@ import { type ArcpError, jobErrorPayload } from "../protocol/index.ts";
 import type { RunningTurn, TurnHost } from "../runtime/index.ts";
 import { withRequestContext } from "./context.ts";
 import { Lock, lockLost } from "./lock.ts";
+import { UnofferedTurns } from "./unoffered.ts";
 
 /** Turns that one look takes. */
 const CLAIMED_AT_ONCE = 64;
@@ -16,13 +17,25 @@ export class Turns {
   readonly #host: TurnHost;
   /** Of the turns that run here, by job. */
   readonly #locks = new Map<string, Lock>();
+  readonly #unoffered: UnofferedTurns;
   #timer: Timer | undefined;
   #looking: Promise<void> | undefined;
   #again = false;
   #started = false;
 
-  constructor(host: TurnHost) {
+  /** @param options.maxUnofferedMs how long a turn may wait for an agent that nobody offers */
+  constructor(host: TurnHost, options: { maxUnofferedMs: number }) {
     this.#host = host;
+    const { store, clock, logger, settings, claim, ended } = host;
+    this.#unoffered = new UnofferedTurns({
+      conversations: store.conversations,
+      clock,
+      logger,
+      maxWaitMs: options.maxUnofferedMs,
+      intervalMs: settings.sweepIntervalMs,
+      claim,
+      ended,
+    });
   }
 
   start(): void {
@@ -99,6 +112,11 @@ export class Turns {
   }
 
   async #look(): Promise<void> {
+    await this.#take();
+    if (await this.#unoffered.look()) this.look();
+  }
+
+  async #take(): Promise<void> {
     const { store, clock, claim, ended, run } = this.#host;
     for (;;) {
       const claimer = claim();

@@ -140,6 +140,15 @@ export interface TurnRecord {
   submittedAt: number;
 }
 
+/** A turn whose turn it is and that nobody runs. */
+export interface UnservedTurn {
+  jobId: string;
+  /** `name@version` */
+  agent: string;
+  /** Another one later, where somebody took it in between and gave it back. */
+  runEpoch: number;
+}
+
 export interface ConversationFacet {
   /**
    * The conversation of that id, made if it is not there. However many ask at once, one is told that it was
@@ -214,4 +223,13 @@ export interface ConversationFacet {
   claimTurns(
     claim: TurnClaim & { lostPayload: string; limit: number },
   ): Promise<{ turns: ClaimedTurn[]; endedJobIds: string[] }>;
+  /** Heads of queues whose lock is free or has expired and that are of none of these agents, at most `limit`. */
+  unserved(query: { agents: readonly string[]; now: number; limit: number }): Promise<UnservedTurn[]>;
+  /**
+   * Ends a turn that nobody takes, if it is still the head of its queue, under that run epoch, and its lock is free or
+   * has expired: its job ends with the given payload, and the next one is the head.
+   *
+   * @returns false where it is not; nothing is changed then
+   */
+  endUnserved(given: { jobId: string; runEpoch: number; jobErrorPayload: string; now: number }): Promise<boolean>;
 }

@@ -74,3 +74,46 @@ test("[UPS-19] a job that is no turn has a session of its own, which goes with i
   assert.equal(backend.sessions.size, 0);
   assert.equal((await store.bindings.census()).debts, 0);
 });
+
+test("[UPS-12] no create call starts whose note the store was too slow to take", async () => {
+  const backend = new FakeBackend({ createTimeoutMs: 30_000 });
+  const clock = Promise.withResolvers<{ advance(ms: number): Promise<void> }>();
+  await using fixture = await runtimeFixture({
+    conversations: {},
+    wrap: (store) => {
+      const { intend } = store.bindings;
+      store.bindings.intend = async (given) => {
+        await intend(given);
+        await (await clock.promise).advance(60_002);
+      };
+      return store;
+    },
+  });
+  clock.resolve(fixture.clock);
+  const session = fixture.conversations.jobUpstream("job_1", { backend, permissionsFor: () => undefined });
+  await assert.rejects(session.ensure(), /too slow; try again/);
+  assert.equal(backend.count("create"), 0);
+});
+
+test("[UPS-17] a stop ends the round that is under way", async () => {
+  const backend = new FakeBackend();
+  await using fixture = await runtimeFixture({
+    conversations: { upstream: { backends: [backend], intervalMs: 1_000 } },
+  });
+  const of = { backend: backend.name, owner: "job", recordId: "job_1", nonce: undefined } as const;
+  for (let count = 0; count < 50; count += 1) {
+    backend.fail("delete", { until: new Promise(() => undefined) });
+    await fixture.store.bindings.doom({ ...of, upstreamId: `ses_${count}`, now: fixture.clock.wall() });
+  }
+  await fixture.clock.advance(1_500);
+  await eventually(() => backend.count("delete") > 0, "the round");
+  let stopped = false;
+  const stopping = fixture.runtime.stop({ drainMs: 0 }).then(() => {
+    stopped = true;
+  });
+  await turns(50);
+  for (let second = 0; second < 60 && !stopped; second += 1) await fixture.clock.advance(1_000);
+  assert.equal(stopped, true);
+  await stopping;
+  assert(backend.count("delete") < 50, "the whole round was waited for");
+});

@@ -1,9 +1,9 @@
 /**
  * The agent `opencode`: a turn is a prompt in its conversation's upstream session, so the next turn goes on where it
- * ended; a job that is no turn has a session of its own, which is deleted with it (a process that is killed leaves
- * that one upstream, for nothing notes it). What the prompt brings about are
- * the job's events: text its result, piece by piece, reasoning `thought`, tools `tool_call` and `tool_result`,
- * permission requests questions to whoever may answer them, costs `cost.inference`.
+ * ended; a job that is no turn has a session of its own, which is deleted with it, or by the janitor where its process
+ * was killed. What the prompt brings about are the job's events: text its result, piece by piece, reasoning `thought`,
+ * tools `tool_call` and `tool_result`, permission requests questions to whoever may answer them, costs
+ * `cost.inference`.
  */
 import {
   type Backend,

@@ -5,6 +5,7 @@ import { createServer, type IncomingMessage, type ServerResponse } from "node:ht
 import type { AddressInfo } from "node:net";
 import { text } from "node:stream/consumers";
 import { test } from "node:test";
+import { systemClock, type Timer } from "../../clock.ts";
 import { BackendError, type BackendEvent, type PromptUpstream } from "../../conversation/index.ts";
 import { type OpencodeTimeouts, opencode } from "./backend.ts";
 
@@ -322,6 +323,53 @@ test("[UPS-31] a subagent's permission is asked for as well, and one that was an
     ["per_1", "done"],
   );
   assert.equal(answered, 1);
+});
+
+test("[UPS-31] a permission that was answered elsewhere is no longer waited for", async () => {
+  const asked = { id: "per_1", sessionID: ID, permission: "edit", patterns: ["a.txt"], metadata: {} };
+  const routes = prompting(
+    frame("permission.asked", asked) +
+      frame("permission.replied", { sessionID: ID, requestID: "per_1", reply: "once" }) +
+      part({ id: "prt_2", type: "text", text: "go" }),
+  );
+  const subscribe = routes["GET /event"] as Route;
+  let beat: Timer | undefined;
+  await using double = await Double.start({
+    ...routes,
+    "GET /event": (response, asking) => {
+      const say = () => {
+        response.write(frame("server.heartbeat", {}));
+        beat = systemClock.after(50, say);
+      };
+      beat = systemClock.after(50, say);
+      return subscribe(response, asking);
+    },
+  });
+  const told: string[] = [];
+  const request: PromptUpstream = { sessionId: ID, text: "x", onPermission: () => new Promise(() => undefined) };
+  try {
+    await assert.rejects(
+      async () => {
+        const signal = AbortSignal.timeout(20_000);
+        for await (const { type } of double.backend({ quietMs: 200 }).prompt(request, { signal })) told.push(type);
+      },
+      failsAs("unavailable", /Nothing came of the prompt/),
+    );
+  } finally {
+    beat?.cancel();
+  }
+  assert.deepEqual(told, ["permission", "text"]);
+});
+
+test("[UPS-30] what a step cost is told once, however often its part comes", async () => {
+  const step = part({ id: "prt_9", type: "step-finish", cost: 0.25 });
+  const next = part({ id: "prt_10", type: "step-finish", cost: 0.5 });
+  await using double = await Double.start(prompting(TEXT + step + step + next + IDLE));
+  const costs = (await prompted(double)).filter(({ type }) => type === "cost");
+  assert.deepEqual(
+    costs,
+    [0.25, 0.5].map((amount) => ({ type: "cost", amount, currency: "USD" })),
+  );
 });
 
 test("[UPS-36] what the server refuses, and how it fails, is told in its words and on one line", async () => {

@@ -171,6 +171,24 @@ test("[SRV-17] a conversation in which somebody is at work is not deleted", DEAD
   assert.equal((refused.json["details"] as Row)["code"], "CONVERSATION_BUSY");
 });
 
+test("[SRV-12] an operator cancels anybody's turn that waits, with a line for the audit", DEADLINE, async () => {
+  await using stack = new AsyncDisposableStack();
+  const audit: object[] = [];
+  const ignore = () => undefined;
+  const info = (fields: object) => void ("audit" in fields && audit.push(fields));
+  const { ask, alice } = await newServer(stack, { logger: { debug: ignore, info, warn: ignore, error: ignore } });
+  const first = await alice.turn("cli:notes", "wait");
+  const waiting = await alice.turn("cli:notes", "wait");
+  const cancel = (token: string) => ask(`/jobs/${waiting.id}/cancel`, { method: "POST", token });
+  const refused = await cancel("bobs");
+  assert.deepEqual([refused.status, refused.json["code"]], [404, "JOB_NOT_FOUND"]);
+  const answer = await cancel("olgas");
+  assert.deepEqual([answer.status, answer.json["outcome"]], [202, "requested"]);
+  assert.equal((await waiting.terminal).final_status, "cancelled");
+  assert.deepEqual(audit, [{ audit: "job.cancel", principal: "olga", job_id: waiting.id, outcome: "ended" }]);
+  await first.cancel();
+});
+
 test("[SRV-18] locks are listed, and an operator breaks one, with a line for the audit", DEADLINE, async () => {
   await using stack = new AsyncDisposableStack();
   const audit: object[] = [];

@@ -18,11 +18,13 @@ import {
   type TurnPlace,
   type TurnRecord,
   type TurnRefusal,
+  type UnservedTurn,
 } from "../store.ts";
 import { releaseBindings } from "./bindings.ts";
 import type { SqlValue, Transaction } from "./database.ts";
+import { insertDelivery, isDelivering } from "./delivery-rows.ts";
 import type { Engine } from "./engine.ts";
-import { endJob, headOf, insertJob, runsTooMany, wishEnd } from "./jobs.ts";
+import { endJob, headOf, insertJob, lockToEnd, runsTooMany, wishEnd } from "./jobs.ts";
 import { deadNode, keepAlive, requireLiveNode } from "./live-node.ts";
 import { FREE_LOCK, lockForTurn, lockStarted, STARTED_ONCE, takeHead } from "./turns.ts";
 
@@ -109,6 +111,8 @@ export function conversationFacet(engine: Engine): ConversationFacet {
       }
       return await engine.write((db) => claimTurns(db, claim));
     },
+    unserved: (query) => engine.single((db) => unserved(db, query)),
+    endUnserved: (given) => engine.write((db) => endUnserved(db, given)),
   };
 }
 
@@ -279,6 +283,9 @@ export async function removeConversation(db: Transaction, conversationId: string
   // Where a turn's lock has expired, its job has yet to end.
   if (isHeld(row) || row.lock_job_key !== null || row.queued > 0) {
     throw new StoreRefusal("conversation_busy", `${conversationId} is being worked on`);
+  }
+  if (await isDelivering(db, conversationId)) {
+    throw new StoreRefusal("conversation_busy", `answers of ${conversationId} are on their way`);
   }
   await releaseBindings(db, conversationId, now);
   await db.run("DELETE FROM $.turns WHERE conversation_key = $1", row.conversation_key);
@@ -516,6 +523,10 @@ export async function insertTurn(
     place.state,
     place.state === "running" ? place.lockEpoch : null,
   );
+  if (turn.delivery !== undefined) {
+    const { conversationId } = turn.conversation;
+    await insertDelivery(db, turn.delivery, { jobKey, conversationId, principal: by.principal, now: by.now });
+  }
   if (place.state === "running") {
     const { lockEpoch } = place;
     await lockForTurn(db, conversationKey, { jobKey, jobId: job.jobId, ttlMs: turn.ttlMs, lockEpoch }, by);
@@ -531,7 +542,8 @@ const INTERRUPTED = "interrupted by a newer message of the conversation";
 
 const NEXT_AGENT = `(SELECT j.agent FROM $.turns t JOIN $.jobs j ON j.job_key = t.job_key
    WHERE t.conversation_key = c.conversation_key AND t.state = 'queued' ORDER BY t.ahead DESC, t.turn_key LIMIT 1)`;
-const CLAIMABLE = `c.queued > 0 AND coalesce(c.lock_expires_at, 0) <= $now AND ${NEXT_AGENT} = ANY($1)`;
+const IS_FREE = "c.queued > 0 AND coalesce(c.lock_expires_at, 0) <= $now";
+const CLAIMABLE = `${IS_FREE} AND ${NEXT_AGENT} = ANY($1)`;
 
 /** Conversations whose lock is free or has expired, and whose next turn is of one of these agents. */
 const waiting = (
@@ -573,4 +585,42 @@ async function claimTurns(
     if (turn !== undefined) turns.push(turn);
   }
   return { turns, endedJobIds };
+}
+
+/** The turn at the head of the queue of a conversation `c`. */
+const HEAD = `SELECT t.job_key FROM $.turns t WHERE t.conversation_key = c.conversation_key AND t.state = 'queued'
+  ORDER BY t.ahead DESC, t.turn_key LIMIT 1`;
+
+async function unserved(
+  db: Transaction,
+  { agents, limit }: Parameters<ConversationFacet["unserved"]>[0],
+): Promise<UnservedTurn[]> {
+  const rows = await db.all<{ job_id: string; agent: string; run_epoch: number }>(
+    `SELECT j.job_id, j.agent, h.run_epoch FROM $.conversations c CROSS JOIN LATERAL (${HEAD}) AS head
+       JOIN $.jobs j ON j.job_key = head.job_key JOIN $.job_heads h ON h.job_key = head.job_key
+     WHERE ${IS_FREE} AND j.agent <> ALL($1)
+     ORDER BY coalesce(c.lock_expires_at, 0), c.conversation_key LIMIT $2`,
+    agents,
+    limit,
+  );
+  return rows.map(({ job_id: jobId, agent, run_epoch: runEpoch }) => ({ jobId, agent, runEpoch }));
+}
+
+async function endUnserved(
+  db: Transaction,
+  { jobId, runEpoch, jobErrorPayload, now }: Parameters<ConversationFacet["endUnserved"]>[0],
+): Promise<boolean> {
+  const job = (await lockToEnd(db, [jobId])).get(jobId);
+  if (job?.run_epoch !== runEpoch) return false;
+  // Looked at now that its conversation is locked, and by it, so that no other one is looked at.
+  const free = await db.get(
+    `SELECT 1 FROM $.conversations c
+     WHERE c.conversation_key = (SELECT conversation_key FROM $.turns WHERE job_key = $1) AND ${IS_FREE}
+       AND (${HEAD}) = $1`,
+    job.job_key,
+  );
+  if (free === undefined) return false;
+  await endJob(db, job, { kind: "job.error", payload: jobErrorPayload, status: "error", now });
+  db.touch({ jobId });
+  return true;
 }

@@ -10,7 +10,15 @@ import { type PostgresDatabase, type PostgresServer, queryOnce } from "../../../
 import { Random } from "../../../test/random.ts";
 import { sharedPostgres } from "../../../test/shared-postgres.ts";
 import { systemClock } from "../../clock.ts";
-import { type ConnectionRef, type OnBusy, type Store, StoreRefusal, type SubmitRequest } from "../store.ts";
+import {
+  type ConnectionRef,
+  type DeliverySettlement,
+  type NewTurn,
+  type OnBusy,
+  type Store,
+  StoreRefusal,
+  type SubmitRequest,
+} from "../store.ts";
 import { postgres } from "./index.ts";
 
 const SEED = 20_261_121;
@@ -44,6 +52,9 @@ class World {
   readonly sessions: (ConnectionRef & { lastSeq: number })[] = [];
   readonly jobs: string[] = [];
   readonly nodes: string[] = [];
+  readonly deliveries: string[] = [];
+  /** Conversations and the epochs under which their locks were given, in a word each. */
+  readonly #epochs = new Set<string>();
   #lastId = 0;
 
   constructor(stores: readonly Store[]) {
@@ -53,6 +64,13 @@ class World {
   fresh(what: string): string {
     this.#lastId += 1;
     return `${what}_${this.#lastId}`;
+  }
+
+  /** A lock was given under that epoch: no other was, not even before its conversation was deleted. */
+  given(conversationId: string, lockEpoch: number): void {
+    const epoch = `${conversationId} ${lockEpoch}`;
+    assert.ok(!this.#epochs.has(epoch), `the lock of ${epoch} was given twice`);
+    this.#epochs.add(epoch);
   }
 
   async enterNode(store: Store): Promise<void> {
@@ -83,10 +101,19 @@ class World {
 
 type Operation = (world: World, store: Store, random: Random) => Promise<unknown>;
 
-const newJob = (jobId: string) => ({ jobId, agent: AGENT, input: "null", lease: {}, traceId: jobId });
+const newJob = (jobId: string, restarts = 0) => ({
+  jobId,
+  agent: AGENT,
+  input: "null",
+  lease: {},
+  traceId: jobId,
+  restarts,
+});
 
-function newTurn(random: Random) {
+function newTurn(world: World, random: Random): NewTurn {
   const conversationId = random.pick(CONVERSATIONS);
+  const deliveryId = world.fresh("dlv");
+  if (random.next() < 0.5) world.deliveries.push(deliveryId);
   return {
     conversation: { conversationId, source: "slack", key: undefined, principal: undefined, userId: "ann", now: now() },
     onBusy: random.pick<OnBusy>(["reject", "enqueue", "enqueue", "interrupt"]),
@@ -95,6 +122,8 @@ function newTurn(random: Random) {
     maxQueued: 5,
     ttlMs: TTL_MS,
     lostPayload: ERROR,
+    delivery:
+      world.deliveries.at(-1) === deliveryId ? { deliveryId, channel: "slack", routeKey: "r", route: "{}" } : undefined,
   };
 }
 
@@ -113,31 +142,37 @@ async function submit(world: World, store: Store, random: Random): Promise<void>
     ...identity(world, random),
     principal: "alice",
     nodeId: random.pick(world.nodes),
-    job: newJob(jobId),
+    job: newJob(jobId, random.int(0, 2)),
     acceptedPayload: "{}",
     maxRunningJobsPerPrincipal: 40,
     reply: ({ outcome }) => ({ frame: outcome }),
-    turn: random.next() < 0.6 ? newTurn(random) : undefined,
+    turn: random.next() < 0.6 ? newTurn(world, random) : undefined,
+    // Some are given up while they are being stored.
+    abandoned: () => random.next() < 0.05,
     idempotency: random.next() < 0.2 ? { key: `k_${random.int(1, 5)}`, digest: "d", ttlMs: 200 } : undefined,
   };
   const answer = await allowed(store.requests.submit(request));
-  if (answer?.outcome === "created") world.jobs.push(jobId);
+  if (answer?.outcome !== "created") return;
+  world.jobs.push(jobId);
+  if (answer.place?.state === "running") world.given(answer.place.conversationId, answer.place.lockEpoch);
 }
 
 async function startTurn(world: World, store: Store, random: Random): Promise<void> {
   const jobId = world.fresh("job");
   const answer = await allowed(
     store.conversations.startTurn({
-      turn: newTurn(random),
+      turn: newTurn(world, random),
       principal: "alice",
       nodeId: random.pick(world.nodes),
-      job: newJob(jobId),
+      job: newJob(jobId, random.int(0, 2)),
       acceptedPayload: "{}",
       maxRunningJobsPerPrincipal: 40,
       now: now(),
     }),
   );
-  if (answer?.outcome === "created") world.jobs.push(jobId);
+  if (answer?.outcome !== "created") return;
+  world.jobs.push(jobId);
+  if (answer.place.state === "running") world.given(answer.place.conversationId, answer.place.lockEpoch);
 }
 
 /** Appends to several logs at once, in no order, and ends some of the jobs. */
@@ -164,7 +199,9 @@ async function append(world: World, store: Store, random: Random): Promise<void>
       ...(ends ? { end: "success" as const, handOver: { nodeId: random.pick(world.nodes), agents: [AGENT] } } : {}),
     });
   }
-  await store.jobs.append(batches);
+  for (const result of await store.jobs.append(batches)) {
+    if (result.ok && result.next !== undefined) world.given(result.next.conversationId, result.next.lockEpoch);
+  }
 }
 
 /** What a tail does, over all that its session follows. */
@@ -202,7 +239,53 @@ async function storeRuns(world: World, store: Store, random: Random): Promise<vo
 
 async function claimTurns(world: World, store: Store, random: Random): Promise<void> {
   const claim = { nodeId: random.pick(world.nodes), agents: [AGENT], limit: 10, lostPayload: ERROR, now: now() };
-  await allowed(store.conversations.claimTurns(claim));
+  const claimed = await allowed(store.conversations.claimTurns(claim));
+  for (const turn of claimed?.turns ?? []) world.given(turn.conversationId, turn.lockEpoch);
+}
+
+/** What an attempt does besides appending: it keeps how far it is, and ends without its job. */
+async function attempt(world: World, store: Store, random: Random): Promise<void> {
+  const job = await store.jobs.get(recent(world.jobs, random));
+  if (job === undefined || job.status !== "running") return;
+  const { jobId, runEpoch } = job;
+  await allowed(store.jobs.checkpoint({ jobId, runEpoch, value: "1" }));
+  if (random.next() < 0.5) await allowed(store.jobs.giveBack({ jobId, runEpoch, payload: "{}" }));
+  await store.jobs.descendants(jobId);
+}
+
+/** Ends turns as if nobody offered their agent. */
+async function endUnserved(_world: World, store: Store, _random: Random): Promise<void> {
+  for (const { jobId, runEpoch } of await store.conversations.unserved({ agents: [], now: now(), limit: 2 })) {
+    await store.conversations.endUnserved({ jobId, runEpoch, jobErrorPayload: ERROR, now: now() });
+  }
+}
+
+const claimJobs = (world: World, store: Store, random: Random) =>
+  allowed(store.jobs.claim({ nodeId: random.pick(world.nodes), agents: [AGENT], limit: random.int(1, 5) }));
+
+/** What is done with answers on their way, and with those that are shown while their turn runs. */
+async function deliveries(world: World, store: Store, random: Random): Promise<void> {
+  const nodeId = random.pick(world.nodes);
+  const [shown = "none", other = "none"] = world.deliveries.slice(-6).sort(() => random.next() - 0.5);
+  const until = random.next() < 0.5 ? now() + 20 : undefined;
+  const streamed = { runEpoch: 1, until, receipt: "{}", unclear: false, now: now() };
+  await store.deliveries.stream({ deliveryId: shown, ...streamed });
+  const due = await store.deliveries.due({ channels: ["slack"], limit: 10, now: now() });
+  const deliveryIds = [...due.map(({ deliveryId }) => deliveryId), other].reverse();
+  const claimed = await allowed(store.deliveries.claim({ deliveryIds, nodeId, leaseMs: 30, now: now() }));
+  for (const { deliveryId, attempt } of claimed ?? []) {
+    const claim = { deliveryId, attempt, now: now() };
+    const parts = [{ part: 1, receipt: "{}", final: true }];
+    await store.deliveries.note({ ...claim, parts, leaseMs: 30 });
+    const settlement = random.pick<DeliverySettlement>([
+      { state: "delivered" },
+      { state: "failed", error: "e", unclear: false },
+      { state: "pending", dueAt: now(), error: "e", unclear: true, failed: true },
+    ]);
+    if (random.next() < 0.8) await store.deliveries.settle({ ...claim, settlement });
+  }
+  await allowed(store.deliveries.retry(shown, now()));
+  if (random.next() < 0.2) await allowed(store.deliveries.discard(other, now()));
 }
 
 /** Takes two locks, refreshes them in either order, and gives back one. */
@@ -213,7 +296,9 @@ async function locks(world: World, store: Store, random: Random): Promise<void> 
     const holder = world.fresh("holder");
     const claim = { conversationId, holder, nodeId, ttlMs: TTL_MS, lostPayload: ERROR, now: now() };
     const taken = await allowed(store.conversations.acquire(claim));
-    if (taken !== undefined) held.push({ conversationId, holder, lockEpoch: taken.lock.lockEpoch });
+    if (taken === undefined) continue;
+    world.given(conversationId, taken.lock.lockEpoch);
+    held.push({ conversationId, holder, lockEpoch: taken.lock.lockEpoch });
   }
   await store.conversations.refresh(held, TTL_MS, now());
   for (const ref of held) if (random.next() < 0.7) await store.conversations.release(ref);
@@ -228,7 +313,13 @@ async function bury(world: World, store: Store, random: Random): Promise<void> {
   if (node === undefined || at === -1) return;
   world.nodes.splice(at, 1);
   for (let more = true; more; ) {
-    const burial = { nodeId, heartbeat: node.heartbeat, jobErrorPayload: ERROR, now: now() };
+    const burial = {
+      nodeId,
+      heartbeat: node.heartbeat,
+      jobErrorPayload: ERROR,
+      givenBackPayload: "{}",
+      now: now(),
+    };
     const step = await store.nodes.bury(burial);
     more = step.more;
   }
@@ -284,6 +375,10 @@ const OPERATIONS_BY_WEIGHT: Record<string, readonly [number, Operation]> = {
   append: [8, append],
   storeRuns: [5, storeRuns],
   claimTurns: [3, claimTurns],
+  attempt: [2, attempt],
+  endUnserved: [1, endUnserved],
+  claimJobs: [2, claimJobs],
+  deliveries: [4, deliveries],
   locks: [2, locks],
   bindings: [1.5, bindings],
   credentials: [1, credentials],
@@ -390,10 +485,10 @@ async function drain(world: World, store: Store): Promise<void> {
     if (next.length === 0) break;
     while (next.length > 0) {
       const results = await store.jobs.append(
-        next.map(({ job, runEpoch }) => ({
+        next.map(({ job, runEpoch, lastN }) => ({
           jobId: job.jobId,
           runEpoch,
-          events: [{ n: 1, kind: "job.result", payload: "{}" }],
+          events: [{ n: lastN + 1, kind: "job.result", payload: "{}" }],
           end: "success" as const,
           handOver: { nodeId, agents: [AGENT] },
           now: now(),
@@ -422,6 +517,14 @@ const INVARIANTS: Record<string, string> = {
      WHERE t.state = 'ended' AND h.ended_at IS NULL`,
   "a job has no terminal event, or more than one": `SELECT h.job_key FROM holdfast.job_heads h WHERE h.ended_at IS NOT NULL
      AND (SELECT count(*) FROM holdfast.events e WHERE e.job_key = h.job_key AND e.kind IN ('job.result', 'job.error')) <> 1`,
+  "an answer's job has ended, and it is not due": `SELECT delivery_id FROM holdfast.deliveries d
+     JOIN holdfast.job_heads h USING (job_key) WHERE (d.state = 'open') <> (h.ended_at IS NULL)`,
+  "two answers of a conversation have one place": `SELECT conversation_id FROM holdfast.deliveries
+     WHERE turn_no IS NOT NULL GROUP BY conversation_id, turn_no HAVING count(*) > 1`,
+  "a job waits for a node, and something else, too": `SELECT h.job_key FROM holdfast.job_heads h WHERE h.orphaned AND
+     (h.ended_at IS NOT NULL OR h.state <> 'pending' OR EXISTS (SELECT FROM holdfast.turns t WHERE t.job_key = h.job_key))`,
+  "a job is no longer there, and what its attempts left is": `SELECT k.job_key FROM holdfast.checkpoints k
+     WHERE NOT EXISTS (SELECT FROM holdfast.jobs j WHERE j.job_key = k.job_key)`,
   "a log has a hole": `SELECT h.job_key FROM holdfast.job_heads h
      WHERE (SELECT count(*) FROM holdfast.events e WHERE e.job_key = h.job_key) <> h.last_n - h.floor_n`,
   "bytes are counted wrong": `SELECT h.job_key FROM holdfast.job_heads h WHERE h.bytes <>

@@ -7,7 +7,7 @@
  * {@link StoreUnavailable}, and the operations are made so that their repeat is harmless.
  *
  * Rows are locked explicitly, in one order, for all of an operation before it changes the first: conversation, job,
- * follow, session, each kind with its keys ascending. What is read outside of a lock may change at any moment: the
+ * follow, session, each kind with its keys ascending; the one delivery of a job that ends comes after them. What is read outside of a lock may change at any moment: the
  * isolation level is READ COMMITTED.
  *
  * Nothing lives in a connection's session: no setting, no lock, no temporary table. Limits are set within the

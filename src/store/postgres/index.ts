@@ -14,6 +14,7 @@ import { bindingFacet } from "./bindings.ts";
 import { conversationFacet } from "./conversations.ts";
 import { credentialFacet } from "./credentials.ts";
 import { Dialect } from "./database.ts";
+import { deliveryFacet } from "./deliveries.ts";
 import { Engine } from "./engine.ts";
 import { Hints } from "./hints.ts";
 import { jobFacet } from "./jobs.ts";
@@ -108,6 +109,7 @@ export function postgres(target: PostgresTarget, options: PostgresOptions = {}):
     credentials: credentialFacet(engine),
     conversations: conversationFacet(engine),
     bindings: bindingFacet(engine),
+    deliveries: deliveryFacet(engine),
     questions: questionFacet(engine),
     async start() {
       await source.open();

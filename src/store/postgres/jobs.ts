@@ -327,7 +327,7 @@ async function closeHead(
     status,
     now,
   );
-  return await endTurn(db, jobKey);
+  return await endTurn(db, jobKey, now);
 }
 
 /**

@@ -8,10 +8,11 @@ import type { Transaction } from "./database.ts";
 import { spine } from "./migrations/0001-spine.ts";
 import { restarts } from "./migrations/0002-restarts.ts";
 import { epochFloor } from "./migrations/0003-epoch-floor.ts";
+import { deliveries } from "./migrations/0004-deliveries.ts";
 import type { Migration } from "./migrations/migration.ts";
 
 /** In order. */
-const MIGRATIONS: readonly Migration[] = [spine, restarts, epochFloor];
+const MIGRATIONS: readonly Migration[] = [spine, restarts, epochFloor, deliveries];
 
 export interface MigrationOptions {
   schema: string;

@@ -5,6 +5,7 @@
 import { isFinal } from "../../protocol/index.ts";
 import type { Burial, NodeFacet, NodeRecord } from "../store.ts";
 import type { Transaction } from "./database.ts";
+import { endClaims } from "./delivery-rows.ts";
 import type { Engine } from "./engine.ts";
 import { endJob, giveBack, lockToEnd } from "./jobs.ts";
 import { FREE_LOCK } from "./turns.ts";
@@ -140,7 +141,7 @@ async function leave(db: Transaction, nodeId: string, now: number): Promise<void
   await letGo(db, nodeId, now);
 }
 
-/** Frees its locks, but for those of turns, which are freed with their jobs; starts its sessions' resume windows. */
+/** Frees its locks, but for those of turns, which are freed with their jobs; starts its sessions' resume windows; ends its claims. */
 async function letGo(db: Transaction, nodeId: string, now: number): Promise<void> {
   await db.run(
     `${FREE_LOCK} WHERE conversation_key IN (
@@ -155,4 +156,5 @@ async function letGo(db: Transaction, nodeId: string, now: number): Promise<void
     nodeId,
     now,
   );
+  await endClaims(db, nodeId);
 }

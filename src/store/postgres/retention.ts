@@ -9,6 +9,7 @@ import { type RetentionPolicy, type RetentionStep, StoreRefusal } from "../store
 import { removeConversation } from "./conversations.ts";
 import { releaseCredentials } from "./credentials.ts";
 import type { Transaction } from "./database.ts";
+import { OWES_ANSWER, OWES_CONVERSATION } from "./delivery-rows.ts";
 
 /** Rows that one step deletes, about. */
 const ROWS_PER_STEP = 500;
@@ -101,9 +102,9 @@ const SELECT_HEAD = "SELECT h.job_key, h.last_n, h.floor_n, h.result_n, h.ended_
 const lockHead = (db: Transaction, found: Head): Promise<Head | undefined> =>
   db.get<Head>(`${SELECT_HEAD} WHERE h.job_key = $1 FOR UPDATE`, found.job_key);
 
-/** Removes a job whose retention has passed. While a key can still repeat its submit, it stays. */
+/** Removes a job whose retention has passed. While a key can repeat its submit, or its answer has not arrived, it stays. */
 async function removeJob(db: Transaction, policy: RetentionPolicy): Promise<RetentionStep | undefined> {
-  const removable = `h.ended_at < $1 AND NOT ${OWED}
+  const removable = `h.ended_at < $1 AND NOT ${OWED} AND NOT ${OWES_ANSWER}
     AND NOT EXISTS (SELECT FROM $.idempotency i WHERE i.job_key = h.job_key AND i.expires_at > $2)`;
   const endedBefore = policy.now - policy.jobRetentionMs;
   const found = await db.get<Head>(
@@ -137,6 +138,7 @@ async function removeJob(db: Transaction, policy: RetentionPolicy): Promise<Rete
   await db.run("DELETE FROM $.follows WHERE job_key = $1 AND NOT open", job.job_key);
   await db.run("DELETE FROM $.idempotency WHERE job_key = $1", job.job_key);
   await db.run("DELETE FROM $.turns WHERE job_key = $1", job.job_key);
+  await db.run("DELETE FROM $.deliveries WHERE job_key = $1", job.job_key);
   await db.run("DELETE FROM $.questions WHERE job_key = $1", job.job_key);
   await db.run("DELETE FROM $.checkpoints WHERE job_key = $1", job.job_key);
   await releaseCredentials(db, job.job_key);
@@ -253,8 +255,9 @@ async function removeOldConversation(db: Transaction, policy: RetentionPolicy): 
     return undefined;
   }
   const old = await db.get<{ conversation_id: string }>(
-    `SELECT conversation_id FROM $.conversations
-     WHERE active_at < $1 AND lock_holder IS NULL AND queued = 0 ORDER BY active_at LIMIT 1`,
+    `SELECT c.conversation_id FROM $.conversations c
+     WHERE c.active_at < $1 AND c.lock_holder IS NULL AND c.queued = 0 AND NOT ${OWES_CONVERSATION}
+     ORDER BY c.active_at LIMIT 1`,
     policy.now - policy.conversationRetentionMs,
   );
   if (old === undefined) {

@@ -9,6 +9,7 @@
 import type { ClaimedTurn, TurnClaim } from "../store.ts";
 import { CLAIM_COLUMNS, type ClaimRow, startAgain, toClaimedJob } from "./claims.ts";
 import type { Transaction } from "./database.ts";
+import { openDelivery } from "./delivery-rows.ts";
 import { isAlive } from "./live-node.ts";
 
 /** In `turns.ahead`: before those that interrupt, which have 1. */
@@ -30,11 +31,11 @@ export async function lockStarted(db: Transaction, conversationKeys: readonly nu
 }
 
 /**
- * Ends the turn of a job, if it is one: its lock is free, or its place in the queue.
+ * Ends the turn of a job, if it is one: its lock is free, or its place in the queue, and its answer is due.
  *
  * @returns the conversation whose turn it was
  */
-export async function endTurn(db: Transaction, jobKey: number): Promise<number | undefined> {
+export async function endTurn(db: Transaction, jobKey: number, now: number): Promise<number | undefined> {
   const turn = await db.get<{ conversation_key: number; state: string }>(
     "SELECT conversation_key, state FROM $.turns WHERE job_key = $1 AND state <> 'ended'",
     jobKey,
@@ -43,6 +44,7 @@ export async function endTurn(db: Transaction, jobKey: number): Promise<number |
     return undefined;
   }
   await db.run("UPDATE $.turns SET state = 'ended' WHERE job_key = $1", jobKey);
+  await openDelivery(db, jobKey, now);
   if (turn.state === "queued") {
     await db.run("UPDATE $.conversations SET queued = queued - 1 WHERE conversation_key = $1", turn.conversation_key);
   } else {

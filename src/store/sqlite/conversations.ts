@@ -114,8 +114,43 @@ export function conversationFacet(engine: Engine): ConversationFacet {
         }
         return { turns, endedJobIds };
       }, CLAIM_SIZE),
+    unserved: ({ agents, now, limit }) =>
+      engine.read((db) =>
+        db
+          .all<{ job_id: string; agent: string; run_epoch: number }>(
+            `SELECT j.job_id, j.agent, h.run_epoch ${FROM_FREE_HEADS} AND j.agent NOT IN (SELECT value FROM json_each(?2))
+             ORDER BY coalesce(c.lock_expires_at, 0), c.conversation_key LIMIT ?3`,
+            now,
+            JSON.stringify(agents),
+            limit,
+          )
+          .map(({ job_id: jobId, agent, run_epoch: runEpoch }) => ({ jobId, agent, runEpoch })),
+      ),
+    endUnserved: ({ jobId, runEpoch, jobErrorPayload: payload, now }) =>
+      engine.write((db) => {
+        const head = headOf(db, jobId);
+        if (head?.run_epoch !== runEpoch) return false;
+        // By the conversation, so that no other one is looked at.
+        const free = db.get(
+          `SELECT 1 ${FROM_FREE_HEADS} AND j.job_key = ?2
+             AND c.conversation_key = (SELECT conversation_key FROM turns WHERE job_key = ?2)`,
+          now,
+          head.job_key,
+        );
+        if (free === undefined) return false;
+        endJob(db, head, { kind: "job.error", payload, status: "error", now });
+        db.touch({ jobId });
+        return true;
+      }),
   };
 }
+
+/** Turns `t`, their jobs `j` and those jobs' state `h`, at the head of a queue whose lock nobody holds at `?1`. */
+const FROM_FREE_HEADS = `FROM conversations c
+    JOIN turns t ON t.turn_key = (SELECT q.turn_key FROM turns q
+      WHERE q.conversation_key = c.conversation_key AND q.state = 'queued' ORDER BY q.ahead DESC, q.turn_key LIMIT 1)
+    JOIN jobs j ON j.job_key = t.job_key JOIN job_heads h ON h.job_key = t.job_key
+  WHERE c.queued > 0 AND coalesce(c.lock_expires_at, 0) <= ?1`;
 
 const turnSize = (given: { job: NewJob; acceptedPayload: string }) => ({
   rows: 6,

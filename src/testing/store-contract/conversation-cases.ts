@@ -157,6 +157,9 @@ const claim = (
   }: { nodeId?: string; agents?: readonly string[]; limit?: number } = {},
 ) => scene.store.conversations.claimTurns({ nodeId, agents, limit, lostPayload: LOST, now: scene.clock.wall() });
 
+const unserved = ({ store, clock }: ConversationScene, agents: readonly string[] = [AGENT], limit = 100) =>
+  store.conversations.unserved({ agents, limit, now: clock.wall() });
+
 /** The jobs of the turns that a node takes. */
 const claimed = async (...given: Parameters<typeof claim>): Promise<string[]> =>
   (await claim(...given)).turns.map(({ job }) => job.jobId);
@@ -445,6 +448,25 @@ function locks(it: Case): void {
       [...new Set(epochs)].toSorted((a, b) => a - b),
     );
     assert.equal(epochs.length, 6);
+  });
+
+  it("[LCK-2] a conversation that was deleted and made anew goes on above its old epochs", async (scene) => {
+    await nodes(scene);
+    await resolve(scene);
+    const { ref } = await held(scene, "me");
+    await scene.store.conversations.release(ref);
+    await scene.store.conversations.delete(PLACE, scene.clock.wall());
+    await scene.reopen();
+    await resolve(scene);
+    const again = await held(scene, "me");
+    assert.ok(again.ref.lockEpoch > ref.lockEpoch, `${again.ref.lockEpoch} after ${ref.lockEpoch}`);
+    assert.deepEqual(await refresh(scene, ref), []);
+    assert.equal(await scene.store.conversations.release(ref), false);
+    await scene.store.conversations.release(again.ref);
+    await scene.store.conversations.delete(PLACE, scene.clock.wall());
+    const place = await say(scene, "job_1");
+    assert.ok(place.state === "running" && place.lockEpoch > again.ref.lockEpoch);
+    assert.equal((await lockOf(scene))?.lockEpoch, place.lockEpoch, "what is told is what is stored");
   });
 
   it("[LCK-6] a refresh moves the expiry of what is held under that epoch, also when it has expired", async (scene) => {
@@ -934,6 +956,16 @@ function handOvers(it: Case): void {
     assert.equal(await end(scene, "job_1"), undefined, "what came after the next is not this one's to tell");
   });
 
+  it("[TRN-4] what a repeat hands over is locked for its whole ttl from then", async (scene) => {
+    await nodes(scene);
+    await say(scene, "job_1");
+    await say(scene, "job_2");
+    const next = await end(scene, "job_1");
+    await scene.clock.advance(45_000);
+    assert.deepEqual(await end(scene, "job_1"), next);
+    assert.equal((await lockOf(scene))?.expiresAt, scene.clock.wall() + TTL_MS);
+  });
+
   it("[TRN-4] what is refused, and what does not end a turn, hands nothing over", async (scene) => {
     await nodes(scene);
     await say(scene, "job_1");
@@ -1011,6 +1043,61 @@ function handOvers(it: Case): void {
     assert.deepEqual(await claimed(scene, { limit: 2 }), ["c_4 2"]);
     assert.deepEqual(await claimed(scene), []);
   });
+
+  it("[TRN-13] the heads of queues that nobody serves are told, with their agents", async (scene) => {
+    await nodes(scene);
+    assert.deepEqual(await unserved(scene, []), []);
+    await say(scene, "job_1");
+    await say(scene, "job_2", { agent: "survey@1" });
+    await say(scene, "job_3", { agent: "survey@2" });
+    assert.deepEqual(await unserved(scene, []), [], "somebody works on it");
+    await end(scene, "job_1");
+    const head = { jobId: "job_2", agent: "survey@1", runEpoch: 0 };
+    assert.deepEqual(await unserved(scene), [head]);
+    assert.deepEqual(await unserved(scene, ["survey@1"]), []);
+    await say(scene, "job_4", { conversationId: "slack_2" });
+    await say(scene, "job_5", { conversationId: "slack_2", agent: "survey@2" });
+    await scene.clock.advance(TTL_MS);
+    const expired = { jobId: "job_5", agent: "survey@2", runEpoch: 0 };
+    assert.deepEqual(await unserved(scene), [head, expired]);
+    assert.deepEqual(await unserved(scene, [AGENT], 1), [head]);
+  });
+
+  it("[TRN-13] a turn that nobody serves is ended once, and those behind it move up", async (scene) => {
+    await nodes(scene);
+    await say(scene, "job_1");
+    for (const jobId of ["job_2", "job_3", "job_4"]) await say(scene, jobId, { agent: "survey@1" });
+    const giveUp = (jobId: string, runEpoch = 0) =>
+      scene.store.conversations.endUnserved({ jobId, runEpoch, jobErrorPayload: LOST, now: scene.clock.wall() });
+    assert.equal(await giveUp("job_2"), false, "somebody works on it");
+    await end(scene, "job_1");
+    for (const jobId of ["job_1", "job_3", "job_none"]) assert.equal(await giveUp(jobId), false, jobId);
+    const answers = await Promise.all([giveUp("job_2"), giveUp("job_2"), giveUp("job_2")]);
+    assert.deepEqual(answers.toSorted(), [false, false, true]);
+    await endedWith(scene, "job_2", LOST, 1);
+    assert.deepEqual(await turnsOf(scene), ["job_3 1", "job_4 2", "job_2 error", "job_1 success"]);
+
+    // Of its end and of a claim, at once, one counts; a claim may leave alone what somebody else is at.
+    const [ended, claimedTurns] = await Promise.all([giveUp("job_3"), claimed(scene, { agents: ["survey@1"] })]);
+    const all = [...claimedTurns, ...(await claimed(scene, { agents: ["survey@1"] }))];
+    assert.deepEqual(all, [ended ? "job_4" : "job_3"]);
+  });
+
+  it("[TRN-13] a turn that was taken and given back since it was seen is not ended", async (scene) => {
+    await nodes(scene);
+    await say(scene, "job_1");
+    await say(scene, "job_2", { agent: "survey@1" });
+    await end(scene, "job_1");
+    const [seen] = await unserved(scene);
+    assert.equal(seen?.runEpoch, 0);
+    assert.deepEqual(await claimed(scene, { agents: ["survey@1"] }), ["job_2"]);
+    await scene.store.jobs.giveBack({ jobId: "job_2", runEpoch: 1, payload: LOST });
+    const given = { jobId: "job_2", jobErrorPayload: LOST, now: scene.clock.wall() };
+    assert.equal(await scene.store.conversations.endUnserved({ ...given, runEpoch: 0 }), false);
+    assert.deepEqual(await unserved(scene), [{ jobId: "job_2", agent: "survey@1", runEpoch: 2 }]);
+    assert.equal(await scene.store.conversations.endUnserved({ ...given, runEpoch: 2 }), true);
+    assert.deepEqual(await unserved(scene), []);
+  });
 }
 
 // ------------------------------------------------------------------------------------------- messages
@@ -1079,6 +1166,27 @@ function messages(it: Case): void {
       frame: "job_2: repeated",
     });
     assert.equal((await scene.cancel(session, "job_1")).outcome, "requested");
+  });
+
+  it("[TRN-5] another principal that repeats a message follows nothing, and may cancel nothing", async (scene) => {
+    await nodes(scene);
+    const session = await scene.create("sess_1");
+    await say(scene, "job_1", { messageId: "m_1" });
+    const turn = newTurn(scene, { messageId: "m_1" });
+    const answer = await scene.submit(session, "job_2", { turn, job: newJob("job_2"), principal: "bob" });
+    assert.equal(answer.outcome, "foreign_message");
+    assert.notEqual((await scene.cancel(session, "job_1")).outcome, "requested");
+    assert.equal(await scene.store.jobs.get("job_2"), undefined);
+  });
+
+  it("[TRN-5] with its conversation a message is forgotten, though its job is kept", async (scene) => {
+    await nodes(scene);
+    await say(scene, "job_1", { messageId: "m_1" });
+    await end(scene, "job_1");
+    await scene.store.conversations.delete(PLACE, scene.clock.wall());
+    assert.equal((await scene.store.jobs.get("job_1"))?.status, "success");
+    await say(scene, "job_2", { messageId: "m_1" });
+    assert.deepEqual(await turnsOf(scene), ["job_2 running"]);
   });
 
   it("[TRN-5] with its job, when that is no longer kept, a message is forgotten", async (scene) => {
