@@ -431,7 +431,10 @@ class Reading {
     this.due = due;
   }
 
-  take({ attempt, index }: Message): { count: "lost" | "duplicated" | "reordered"; by: number; why: string } | undefined {
+  take({
+    attempt,
+    index,
+  }: Message): { count: "lost" | "duplicated" | "reordered"; by: number; why: string } | undefined {
     const before = this.#attempt;
     if (before !== undefined && attempt < before) {
       return { count: "reordered", by: 1, why: `after attempt ${before} had begun` };

@@ -27,7 +27,7 @@ export type ClientCommand =
   | { do: "finish"; audit: readonly string[] };
 
 /** What the process tells its parent. */
-export type ClientWord = { said: "ready" } | { said: "accepted"; label: string; jobId: string };
+export type ClientWord = { said: "ready" } | { said: "accepted"; jobId: string; isTurn: boolean };
 
 const RETRY_MS = 100;
 const STATE_EVERY = 16;
@@ -157,7 +157,7 @@ async function submit(submission: Submission, whole: boolean): Promise<void> {
       const job = await send(submission, label);
       journal.write({ t: "accepted", label, jobId: job.id });
       noteState();
-      say({ said: "accepted", label, jobId: job.id });
+      say({ said: "accepted", jobId: job.id, isTurn: submission.turn !== undefined });
       await readOnce(job, whole);
       return;
     } catch (error) {

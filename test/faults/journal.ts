@@ -3,8 +3,9 @@
  * that it has seen. The checker reads this and nothing else of a run (but who started which job).
  */
 import { appendFileSync, closeSync, existsSync, openSync, readFileSync, writeSync } from "node:fs";
-import { systemClock } from "../../src/clock.ts";
 import type { ResumeState, Terminal } from "../../src/client/index.ts";
+import { systemClock } from "../../src/clock.ts";
+import type { TurnInput } from "./turns/plan.ts";
 
 export type Entry =
   /** A process begins; a later one goes on in the same journal. */
@@ -36,7 +37,7 @@ export type Written = Entry & { at: number };
 /** What is submitted: under a key, or in a conversation under its label, it may be submitted again. */
 export interface Submission {
   agent: string;
-  input: { label: string };
+  input: JobInput | TurnInput;
   key?: string | undefined;
   turn?: { key: string; onBusy: "reject" | "enqueue" | "interrupt" } | undefined;
 }

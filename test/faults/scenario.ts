@@ -157,7 +157,10 @@ export class Scenario {
       case "submit": {
         const { label, n, bytes, everyMs } = op;
         const key = op.keyed ? `key-${label}` : undefined;
-        this.#clients[op.client]?.send({ do: "submit", submission: { agent: "counting", input: { label, n, bytes, everyMs }, key } });
+        this.#clients[op.client]?.send({
+          do: "submit",
+          submission: { agent: "counting", input: { label, n, bytes, everyMs }, key },
+        });
         return;
       }
       case "twins": {

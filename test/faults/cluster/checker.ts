@@ -3,11 +3,10 @@
  * their verdicts come together, and each job's log is looked at: one attempt after the other, nothing missing, one end,
  * and the end that its clients were told.
  */
-import { type Evidence, check } from "../checker.ts";
-import { type Start, type Written, readMessage } from "../journal.ts";
+import { check, type Evidence } from "../checker.ts";
+import { readMessage, type Start, type Written } from "../journal.ts";
 import { checkTurns, type Disturbance } from "../turns/checker.ts";
-import type { Correspondence } from "../turns/journal.ts";
-import type { RunEntry } from "../turns/journal.ts";
+import type { Correspondence, RunEntry } from "../turns/journal.ts";
 import type { TurnInput } from "../turns/plan.ts";
 import type { StoredJob } from "../turns/watch.ts";
 import type { StoredCluster } from "./witness.ts";
@@ -144,7 +143,8 @@ class Logs {
         if (entry.t !== "terminal") continue;
         const { final_status: told } = entry.terminal as Body;
         const stored = this.#ends.get(entry.jobId);
-        if (told !== stored) this.#found("lost", `${client}: ${entry.jobId} ended as ${told}, and is stored as ${stored}`);
+        if (told !== stored)
+          this.#found("lost", `${client}: ${entry.jobId} ended as ${told}, and is stored as ${stored}`);
       }
     }
   }
@@ -185,10 +185,8 @@ function letterOf(entry: Written): Correspondence | undefined {
   switch (entry.t) {
     case "submit":
       return { t: "sent", label: entry.label };
-    case "accepted": {
-      const answer = { said: "accepted", jobId: entry.jobId } as const;
-      return { t: "answered", label: entry.label, answer };
-    }
+    case "accepted":
+      return { t: "answered", label: entry.label, answer: { said: "accepted", jobId: entry.jobId } };
     case "refused":
       return { t: "answered", label: entry.label, answer: { said: "refused", code: entry.code } };
     case "rejected":

@@ -67,14 +67,18 @@ export class Witness {
     }
   }
 
-  /** A process of the server that serves somebody. */
+  /** A process of the server that serves somebody; none while the server is away. */
   async backend(): Promise<number | undefined> {
-    const [row] = await this.#all<{ pid: number }>(
-      `SELECT pid FROM pg_stat_activity
-       WHERE backend_type = 'client backend' AND datname = current_database() AND pid <> pg_backend_pid()
-       ORDER BY backend_start DESC LIMIT 1`,
-    );
-    return row?.pid;
+    try {
+      const [row] = await this.#all<{ pid: number }>(
+        `SELECT pid FROM pg_stat_activity
+         WHERE backend_type = 'client backend' AND datname = current_database() AND pid <> pg_backend_pid()
+         ORDER BY backend_start DESC LIMIT 1`,
+      );
+      return row?.pid;
+    } catch {
+      return undefined;
+    }
   }
 
   async read(): Promise<StoredCluster> {

@@ -30,8 +30,6 @@ const idOf = (job: number) => `job_${job}`;
 const accepted = (job: number): Answer => ({
   said: "accepted",
   jobId: idOf(job),
-  conversationId: PLACE,
-  state: job === 1 ? "running" : "queued",
 });
 const event = (job: number, n: number, kind = "log"): Sighting => ({ what: "event", job, n, runEpoch: 1, kind });
 const lock = (epoch: number, job: number | null): Sighting => ({

@@ -10,7 +10,7 @@ import type { Sighting, Stored, StoredJob, StoredTurn } from "./watch.ts";
 /** What was done to a worker, in wall milliseconds. */
 export interface Disturbance {
   worker: string;
-  did: "kill" | "pause" | "drain";
+  did: "kill" | "pause" | "drain" | "cut" | "outage";
   from: number;
   to: number;
 }

@@ -51,9 +51,15 @@ process.stdout.write(`${JSON.stringify(server.url)}\n`);
 async function submit(command: WorkerCommand & { do: "submit" }): Promise<Answer> {
   const { key, label, agent, onBusy, input } = command;
   try {
-    const turn = await conversations.startTurn({ key, principal: PRINCIPAL, agent, input, onBusy, messageId: label });
-    const { jobId, conversationId, state } = turn;
-    return { said: "accepted", jobId, conversationId, state };
+    const { jobId } = await conversations.startTurn({
+      key,
+      principal: PRINCIPAL,
+      agent,
+      input,
+      onBusy,
+      messageId: label,
+    });
+    return { said: "accepted", jobId };
   } catch (error) {
     const code = error instanceof ArcpError ? error.details?.["code"] : undefined;
     return REFUSALS.includes(code) ? { said: "refused", code: String(code) } : { said: "unclear", why: String(error) };
