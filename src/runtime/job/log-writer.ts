@@ -295,7 +295,8 @@ export class LogWriter {
       const batch = batches[index];
       if (result === undefined || batch === undefined) continue;
       if (result.ok) {
-        this.#recent.add(log.jobId, batch.events);
+        // An attempt that was abandoned meanwhile: what it wrote, kept here, would hide what somebody else adds.
+        if (log.refusal === undefined) this.#recent.add(log.jobId, batch.events);
       } else {
         this.#logger.warn({ job_id: log.jobId, reason: result.refusal.reason }, "append refused");
         this.#recent.forget(log.jobId);
