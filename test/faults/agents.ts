@@ -1,5 +1,6 @@
 /** The agents of the scenarios: each says at once that it has started, and then counts. */
 import { appendFileSync } from "node:fs";
+import { ArcpError } from "../../src/protocol/index.ts";
 import type { AgentHandler, JobContext } from "../../src/runtime/index.ts";
 import { type JobInput, messageOf, type Start } from "./journal.ts";
 
@@ -31,6 +32,20 @@ interface Page {
   sum: number;
 }
 
+const AGAIN_MS = 100;
+
+/** A store that is away for a while is asked again. */
+async function keep(job: JobContext, page: Page): Promise<void> {
+  for (;;) {
+    try {
+      return await job.checkpoint(page);
+    } catch (error) {
+      if (!(error instanceof ArcpError && error.details?.["code"] === "STORE_UNAVAILABLE")) throw error;
+    }
+    await job.sleep(AGAIN_MS);
+  }
+}
+
 /** For an agent that is run again: goes on behind its last checkpoint, and sums up what all attempts have counted. */
 export const paging =
   (starts: string): AgentHandler =>
@@ -44,7 +59,7 @@ export const paging =
       await job.log(messageOf(label, next, bytes, job.attempt));
       sum += next;
       next += 1;
-      if (next % PAGE === 0) await job.checkpoint({ next, sum } satisfies Page);
+      if (next % PAGE === 0) await keep(job, { next, sum });
     }
     return { label, n, sum };
   };

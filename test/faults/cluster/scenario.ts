@@ -2,7 +2,7 @@
  * Runs one plan of a cluster: a real PostgreSQL server, real nodes on it, each with ways of its own to get there, real
  * clients that are sent to any node with each connection, and then the checker.
  */
-import { chmodSync } from "node:fs";
+import { chmodSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { sleep, systemClock } from "../../../src/clock.ts";
 import { postgres } from "../../../src/store/postgres/index.ts";
@@ -191,11 +191,14 @@ export class ClusterScenario {
   }
 
   async #judge(witness: Witness): Promise<ClusterVerdict> {
+    const stored = await witness.read();
+    // For whoever looks into a seed that failed: the database is gone by then.
+    writeFileSync(this.#file("stored.json"), JSON.stringify(stored));
     return checkCluster({
       clients: new Map(this.#clients.map((client) => [client.name, client.journal])),
       nodes: new Map(this.#nodes.map(({ name }, index) => [name, readRuns(this.#file(`runs-${index}`))])),
       starts: readStarts(this.#file("starts")),
-      stored: await witness.read(),
+      stored,
       disturbances: this.#disturbances,
       mayEnd: { nodeLost: losesNodes(this.#plan), shutdown: this.#plan.steps.some(({ op }) => op.do === "drain") },
     });
