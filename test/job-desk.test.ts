@@ -51,9 +51,10 @@ test("[SRV-12] an operator cancels anybody's job; others do not know of it", asy
   const jobId = await submit(client, "puppet");
   const job = await puppet.job;
   const { jobs } = fixture.runtime;
+  const boss = { principal: "boss", operator: true };
   await assert.rejects(jobs.cancel(jobId, "bob", "stuck"), { code: "JOB_NOT_FOUND" });
-  await assert.rejects(jobs.cancel("job_none", "boss", "stuck", { operator: true }), { code: "JOB_NOT_FOUND" });
-  assert.deepEqual(await jobs.cancel(jobId, "boss", "stuck", { operator: true }), { outcome: "requested" });
+  await assert.rejects(jobs.cancel("job_none", boss, "stuck"), { code: "JOB_NOT_FOUND" });
+  assert.deepEqual(await jobs.cancel(jobId, boss, "stuck"), { outcome: "requested" });
   assert.equal(job.signal.aborted, true);
   puppet.end();
 });

@@ -108,7 +108,9 @@ test("[LCK-3] a lock that is held refreshes itself for longer than its ttl", {
   assert(lock.remainingMs > 0 && lock.remainingMs <= 3_000);
 });
 
-test("[LCK-4] a lock that cannot be refreshed is given up before it ends, also when only the wall's clock has gone on", async () => {
+test("[LCK-4] a lock that cannot be refreshed is given up before it ends, also when only the wall's clock has gone on", {
+  skip: skippedOverPostgres("its clock runs ahead of what a server answers"),
+}, async () => {
   for (const how of ["silent", "failing", "asleep"] as const) {
     let broken = false;
     await using fixture = await runtimeFixture({
@@ -247,15 +249,15 @@ test("[LCK-8] holder and user flow with the request, into a turn's handler too",
 
 test("[LCK-4] a lock whose acquisition was answered late is known to be lost before somebody else has it", async () => {
   const gate = Promise.withResolvers<void>();
+  let isTaken = false;
   await using fixture = await runtimeFixture({
     conversations: {},
     wrap: (store) => {
       const { acquire } = store.conversations;
-      let first = true;
       store.conversations.acquire = async (claim) => {
         const taken = await acquire(claim);
-        if (first) {
-          first = false;
+        if (!isTaken) {
+          isTaken = true;
           await gate.promise;
         }
         return taken;
@@ -266,7 +268,7 @@ test("[LCK-4] a lock whose acquisition was answered late is known to be lost bef
   const { locks } = fixture.conversations;
   const id = await place(fixture);
   const late = locks.tryAcquire(id, { holder: "one", ttlMs: 9_000 });
-  await turns();
+  await eventually(() => isTaken, "the store to have given it");
   await fixture.clock.advance(10_000);
   gate.resolve();
   const first = await late;

@@ -23,6 +23,7 @@ import {
   firstOf,
   generateToken,
   type HoldfastServer,
+  jwtAuth,
   parseTokenPairs,
   type ServeOptions,
   serve,
@@ -56,6 +57,12 @@ interface ServeFlags extends OpencodeFlags {
   token: Record<string, string>;
   tokenFile?: string;
   operator: string[];
+  jwksUrl?: string;
+  jwtIssuer?: string;
+  jwtAudience?: string;
+  jwtPrincipalClaim: string;
+  jwtRolesClaim: string;
+  metrics?: "token" | "open";
   allowHost: string[];
   allowOrigin: string[];
   insecurePlaintext: boolean;
@@ -128,6 +135,17 @@ export function serveCommand(terminal: Terminal): Command {
     .option("--token <token=principal>", "accept a token (repeatable, for development)", tokenPair, {})
     .option("--token-file <file>", "accept the tokens of a JSON file, which only you can read")
     .option("--operator <principal>", "may use keys of channels and break locks (repeatable)", collect, [])
+    .option("--jwks-url <url>", "accept JSON Web Tokens that are signed with the keys there (needs the package jose)")
+    .option("--jwt-issuer <issuer>", "with it: who must have issued them")
+    .option("--jwt-audience <audience>", "with it: whom they must be for")
+    .option("--jwt-principal-claim <claim>", "with it: the claim that names the principal", "sub")
+    .option("--jwt-roles-claim <claim>", "with it: the claim that lists observer, user, operator", "roles")
+    .addOption(
+      new Option("--metrics <access>", "serve /metrics for Prometheus: for good tokens, or for everybody").choices([
+        "token",
+        "open",
+      ]),
+    )
     .option("--allow-host <name>", "a further name under which the server is reached (repeatable)", collect, [])
     .option("--allow-origin <origin>", "a further origin whose pages may connect (repeatable)", collect, [])
     .option("--insecure-plaintext", "allow another address than loopback without TLS", false)
@@ -178,6 +196,8 @@ async function accessFor(flags: ServeFlags, environment: NodeJS.ProcessEnv, logg
       throw new Problem(`--token-file: ${oneLine(error)}`, 2, error);
     }
   }
+  const jwt = await jwtFor(flags, logger);
+  if (jwt !== undefined) authenticators.push(jwt);
   const auth = () => withOperators(firstOf(authenticators), flags.operator);
   // A token that was given in the clear serves the local commands as well; a file may hold only hashes.
   const [first] = Object.entries(given);
@@ -186,7 +206,21 @@ async function accessFor(flags: ServeFlags, environment: NodeJS.ProcessEnv, logg
   const localToken = generateToken();
   const principal = userInfo().username;
   authenticators.push(bearerTokens({ [localToken]: { principal, operator: true } }));
-  return { auth: auth(), localToken, principal, generated: flags.tokenFile === undefined };
+  return { auth: auth(), localToken, principal, generated: flags.tokenFile === undefined && jwt === undefined };
+}
+
+async function jwtFor(flags: ServeFlags, logger: Logger): Promise<Authenticator | undefined> {
+  const { jwksUrl, jwtIssuer: issuer, jwtAudience: audience } = flags;
+  if (jwksUrl === undefined && issuer === undefined && audience === undefined) return undefined;
+  if (jwksUrl === undefined || issuer === undefined || audience === undefined) {
+    throw new Problem("--jwks-url, --jwt-issuer and --jwt-audience go together.", 2);
+  }
+  const { jwtPrincipalClaim: principalClaim, jwtRolesClaim: rolesClaim } = flags;
+  try {
+    return await jwtAuth({ jwksUrl, issuer, audience, principalClaim, rolesClaim, logger });
+  } catch (error) {
+    throw new Problem(`--jwks-url: ${oneLine(error)}`, 2, error);
+  }
 }
 
 async function tlsFor(flags: ServeFlags): Promise<Pick<ServeOptions, "tls">> {
@@ -287,6 +321,7 @@ async function servePort(runtime: Runtime, parts: PortParts): Promise<void> {
       allowedHosts: flags.allowHost,
       allowedOrigins: flags.allowOrigin,
       insecurePlaintext: flags.insecurePlaintext,
+      ...(flags.metrics === undefined ? {} : { metrics: flags.metrics }),
       conversations,
       routes,
       logger,

@@ -256,26 +256,32 @@ export class Conversations {
   /**
    * Starts a turn for whoever has no session: a channel's adapter. Its job is seen through the runtime's job desk.
    *
+   * @param who whose rights count: somebody's who asks over HTTP
+   * @default the host's own, which are an operator's
    * @throws ArcpError INVALID_REQUEST naming the field, with `details.reason: "no_route"` where nobody knows where the
-   *   answer is to go; AGENT_NOT_AVAILABLE, AGENT_VERSION_NOT_AVAILABLE;
+   *   answer is to go; PERMISSION_DENIED; AGENT_NOT_AVAILABLE, AGENT_VERSION_NOT_AVAILABLE;
    *   CONVERSATION_BUSY naming the running turn; LIMIT_EXCEEDED
    */
-  async startTurn(given: StartTurn): Promise<StartedTurn> {
+  async startTurn(
+    given: StartTurn,
+    who: TurnSubmitter = { principal: given.principal, operator: true },
+  ): Promise<StartedTurn> {
     if (this.#host.claim() === undefined) {
       throw new ArcpError("INTERNAL_ERROR", "The runtime is not running; start the turn on another, or later.", {
         details: { reason: "shutdown" },
       });
     }
-    const started = this.#startTurn(given);
+    const started = this.#startTurn(given, who);
     this.#host.admit(started);
     return await started;
   }
 
-  async #startTurn(given: StartTurn): Promise<StartedTurn> {
+  async #startTurn(given: StartTurn, who: TurnSubmitter): Promise<StartedTurn> {
     const { store, clock, nodeId, settings } = this.#host;
     const { principal } = given;
+    requireOwnVoice(given.userId, who);
     const delivery = given.replyTo === undefined ? undefined : this.deliveries.pin(given.replyTo);
-    const turn = { ...(await this.#newTurn(given, { principal, operator: true })), delivery };
+    const turn = { ...(await this.#newTurn(given, who)), delivery };
     const prepared = this.#host.prepare(given.agent, given.input ?? null, principal);
     const askedAt = { monotonic: clock.monotonic(), wall: clock.wall() };
     const job = { ...prepared, jobId: newJobId(), traceId: newTraceId() };
@@ -401,9 +407,7 @@ export class Conversations {
       throw new ArcpError("INVALID_REQUEST", `${FIELD}.${odd.slice(0, 64)}: is not known; it has ${KNOWN.join(", ")}.`);
     }
     const userId = text(given["user_id"], "user_id", MAX_USER_CHARS);
-    if (userId !== undefined && userId !== who.principal && !who.operator) {
-      throw new ArcpError("PERMISSION_DENIED", `${FIELD}.user_id: only an operator speaks for others.`);
-    }
+    requireOwnVoice(userId, who);
     const { key } = given;
     return await this.#newTurn(
       {
@@ -480,6 +484,12 @@ const MAX_SCANNED = 2_000;
 
 const ownOnly = (who: TurnSubmitter, conversation: ConversationRef): boolean =>
   who.operator || (conversation.principal !== undefined && conversation.principal === who.principal);
+
+/** @throws ArcpError PERMISSION_DENIED */
+function requireOwnVoice(userId: string | undefined, who: TurnSubmitter): void {
+  if (userId === undefined || userId === who.principal || who.operator) return;
+  throw new ArcpError("PERMISSION_DENIED", `${FIELD}.user_id: only an operator speaks for others.`);
+}
 
 const refOf = (record: ConversationRecord): ConversationRef => ({
   source: record.source,

@@ -21,7 +21,7 @@ export type {
   ToolOptions,
 } from "./acting/tools.ts";
 export type { AgentHandler, AgentOptions } from "./agents.ts";
-export type { Authenticator, Identity } from "./auth.ts";
+export { type Asker, type Authenticator, type Identity, type Role, roleOf } from "./auth.ts";
 export type { JobCredentials } from "./credentials/job-credentials.ts";
 export type {
   CredentialProvisioner,
@@ -33,13 +33,25 @@ export type { Extension, ExtensionContext } from "./extensions.ts";
 export type { JobContext } from "./job/context.ts";
 export type { Delegated, DelegateOptions } from "./job/delegated.ts";
 export type { ResultStream, StreamOptions } from "./job/result-stream.ts";
-export type { CancelAnswer, JobDesk, JobFilter, JobInfo, JobInfoPage, LoggedEvent, QuestionInfo } from "./job-desk.ts";
+export type {
+  CancelAnswer,
+  JobDesk,
+  JobFilter,
+  JobInfo,
+  JobInfoPage,
+  LoggedEvent,
+  QuestionInfo,
+} from "./job-desk.ts";
+export type { FollowedPage, JobFollow } from "./job-follow.ts";
+export type { JobSubmission, SubmittedJob } from "./job-submit.ts";
 export { type RuntimeOptions, VERSION } from "./options.ts";
 export { DEFAULT_GRANTS, type Grants, type LeasePolicy } from "./policy.ts";
 export type { AnswerPolicy } from "./questions/answering.ts";
 export type { Question } from "./questions/open-questions.ts";
 export { Runtime } from "./runtime.ts";
+export type { Stats, StoreErrorWhile } from "./stats.ts";
 export type { EndedJob, JobOutcome } from "./stored-outcome.ts";
+export { TICKET_TTL_MS, type Tickets } from "./tickets.ts";
 export { type OpenTelemetryApi, openTelemetry } from "./tracing/open-telemetry.ts";
 export type { TraceParent } from "./tracing/traceparent.ts";
 export type { JobTrace, SessionTrace, SpanAttributes, TracedJob, TracedSession, Tracing } from "./tracing/tracing.ts";

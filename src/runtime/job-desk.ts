@@ -1,23 +1,32 @@
 /**
  * Jobs for whoever has no session: the HTTP API, or the program that embeds the runtime. Each question is
  * one or two reads of the store, so the answer is the same on every node; it costs the runtime nothing
- * while nobody asks. Everything is seen from a principal, and another one's job is not there (SRV-13).
+ * while nobody asks. Everything is seen from a principal, and another one's job is not there (SRV-13),
+ * except for an operator.
  */
 import type { Clock } from "../clock.ts";
 import type { Logger } from "../logger.ts";
 import { ArcpError, type FinalStatus, isFinal, type JobStatus, type Lease } from "../protocol/index.ts";
 import { type JobRecord, type ListQuery, type QuestionRecord, type Store, StoreRefusal } from "../store/store.ts";
+import { type Asker, isOperator, principalOf } from "./auth.ts";
 import type { Masking } from "./credentials/masking.ts";
 import { inTime } from "./in-time.ts";
 import { cancelledPayload } from "./job/cancelled.ts";
+import type { RecentEvents } from "./job/recent-events.ts";
 import type { RunningJobs } from "./job/running-jobs.ts";
+import { JobFollow } from "./job-follow.ts";
+import { type JobSubmission, type SubmitParts, type SubmittedJob, submitJob } from "./job-submit.ts";
 import type { Answering } from "./questions/answering.ts";
+import type { Stats } from "./stats.ts";
 import { type JobOutcome, storedOutcome } from "./stored-outcome.ts";
 import { noJob, type Viewing } from "./visibility.ts";
+import type { Wakeups } from "./wakeups.ts";
 
 /** A job as it is told over `/v1`. Times are ISO 8601 in UTC. */
 export interface JobInfo {
   job_id: string;
+  /** Whose it is. */
+  principal: string;
   /** `name@version`. */
   agent: string;
   status: JobStatus;
@@ -82,6 +91,10 @@ export interface JobDeskParts {
   logger: Logger;
   storeTimeoutMs: number;
   viewing: Viewing;
+  recent: RecentEvents;
+  wakeups: Wakeups;
+  stats: Stats;
+  submit: Pick<SubmitParts, "settings" | "agents" | "nodeId" | "accepting">;
   /** The store has ended these jobs: their followers are to be told. */
   ended(jobIds: readonly string[]): void;
 }
@@ -94,29 +107,82 @@ const DEFAULT_PAGE = 100;
  */
 export class JobDesk {
   readonly #parts: JobDeskParts;
+  readonly #follows = new Set<JobFollow>();
 
   constructor(parts: JobDeskParts) {
     this.#parts = parts;
   }
 
-  async get(jobId: string, principal: string): Promise<JobInfo> {
-    return toInfo(await this.#ask(() => this.#parts.viewing.visible(principal, jobId)));
+  async get(jobId: string, asker: Asker): Promise<JobInfo> {
+    return toInfo(await this.#ask(() => this.#parts.viewing.visible(asker, jobId)));
   }
 
   /**
-   * The jobs that the principal may see, newest first.
+   * The jobs that the asker may see, newest first.
    *
    * @throws ArcpError INVALID_REQUEST for a cursor that no list has given
    */
-  async list(principal: string, filter: JobFilter = {}): Promise<JobInfoPage> {
+  async list(asker: Asker, filter: JobFilter = {}): Promise<JobInfoPage> {
     const { limit = DEFAULT_PAGE } = filter;
-    const page = await this.#ask(() => this.#parts.viewing.list(principal, { ...filter, limit }));
+    const page = await this.#ask(() => this.#parts.viewing.list(asker, { ...filter, limit }));
     return { jobs: page.jobs.map(toInfo), next_cursor: page.nextCursor ?? null };
   }
 
+  /**
+   * Takes a job as `job.submit` does on the wire. With a key, a repeat finds the first one's job. Rejects as there:
+   * naming the field, or with DUPLICATE_KEY, LIMIT_EXCEEDED, PERMISSION_DENIED.
+   */
+  async submit(principal: string, submission: JobSubmission, key?: string): Promise<SubmittedJob> {
+    const { submit, jobs, masking, clock, logger } = this.#parts;
+    const submitted = await submitJob({ ...submit, jobs, masking, clock, logger }, principal, submission, key);
+    const { jobId, created } = submitted;
+    if (created)
+      logger.info({ audit: "job.submit", principal, job_id: jobId, agent: submission.agent }, "job submitted");
+    return submitted;
+  }
+
+  /**
+   * Whether the asker may read a job's events, and which there are. For another's job a line of the log says who asked.
+   *
+   * @throws ArcpError JOB_NOT_FOUND; PERMISSION_DENIED for one that may be seen and not observed
+   */
+  async observe(jobId: string, asker: Asker): Promise<{ newestN: number; ended: boolean }> {
+    const job = await this.#ask(() => this.#parts.viewing.observable(asker, jobId));
+    const principal = principalOf(asker);
+    if (job.principal !== principal) {
+      const line = { audit: "job.observe", principal, job_id: jobId, owner: job.principal };
+      this.#parts.logger.info(line, "somebody else's job is read");
+    }
+    return { newestN: job.lastN, ended: isFinal(job.status) };
+  }
+
+  /** Reads the events of a job that may be observed, those after `afterN`. Whoever asked for it closes it. */
+  follow(jobId: string, afterN: number): JobFollow {
+    const { store, recent, wakeups, stats, clock, logger } = this.#parts;
+    const follow = new JobFollow({ jobs: store.jobs, recent, wakeups, stats, clock, logger }, jobId, afterN);
+    this.#follows.add(follow);
+    follow.closed.addEventListener("abort", () => this.#follows.delete(follow), { once: true });
+    return follow;
+  }
+
+  /** How many follow now. */
+  get followers(): number {
+    return this.#follows.size;
+  }
+
+  /** Resolves when every follower has read what there is. */
+  async whenIdle(): Promise<void> {
+    await Promise.all([...this.#follows].map((follow) => follow.whenIdle()));
+  }
+
+  /** Ends what is being followed. */
+  stop(): void {
+    for (const follow of this.#follows) follow.close();
+  }
+
   /** How a job ended, or that it has not. */
-  async result(jobId: string, principal: string): Promise<JobOutcome> {
-    const job = await this.#ask(() => this.#parts.viewing.observable(principal, jobId));
+  async result(jobId: string, asker: Asker): Promise<JobOutcome> {
+    const job = await this.#ask(() => this.#parts.viewing.observable(asker, jobId));
     if (!isFinal(job.status)) return { status: job.status };
     return await this.#ask(() => storedOutcome(this.#parts.store.jobs, job)).catch((error: unknown) => {
       // Its retention has passed since we looked.
@@ -143,26 +209,19 @@ export class JobDesk {
 
   /**
    * Asks for a job's end, as `job.cancel` does on the wire. The first wish's reason is the one that is told.
-   * A line of the runtime's log says who asked.
-   *
-   * @param by.operator whether the asker may cancel anybody's
+   * A line of the runtime's log says who asked. For the principal that submitted it, and operators.
    */
-  async cancel(
-    jobId: string,
-    principal: string,
-    reason?: string,
-    by: { operator?: boolean } = {},
-  ): Promise<CancelAnswer> {
+  async cancel(jobId: string, asker: Asker, reason?: string): Promise<CancelAnswer> {
     const { store, jobs, ended, clock, logger, masking } = this.#parts;
     // It is kept, and nothing that is kept has a secret in it (law 8).
     const kept = reason === undefined ? undefined : masking.text(reason);
-    const operator = by.operator === true;
-    const job = await this.#ask(() =>
-      operator ? store.jobs.get(jobId) : this.#parts.viewing.visible(principal, jobId),
-    );
-    if (job === undefined) throw noJob(jobId);
-    if (job.principal !== principal && !operator) {
-      throw new ArcpError("PERMISSION_DENIED", "job_id: only the principal that submitted a job may cancel it.");
+    const principal = principalOf(asker);
+    const job = await this.#ask(() => this.#parts.viewing.visible(asker, jobId));
+    if (job.principal !== principal && !isOperator(asker)) {
+      throw new ArcpError(
+        "PERMISSION_DENIED",
+        "job_id: only the principal that submitted a job, or an operator, may cancel it.",
+      );
     }
     const wish = await this.#ask(() =>
       store.jobs.requestCancel({ jobId, reason: kept, cancelledPayload: cancelledPayload(kept), now: clock.wall() }),
@@ -178,8 +237,8 @@ export class JobDesk {
   }
 
   /** The questions of a job, oldest first, that are open or were answered, as far as the principal may answer them. */
-  async questions(jobId: string, principal: string): Promise<QuestionInfo[]> {
-    return (await this.#ask(() => this.#parts.answering.list(jobId, principal))).map(toQuestionInfo);
+  async questions(jobId: string, asker: Asker): Promise<QuestionInfo[]> {
+    return (await this.#ask(() => this.#parts.answering.list(jobId, asker))).map(toQuestionInfo);
   }
 
   /**
@@ -187,21 +246,30 @@ export class JobDesk {
    * who did. Rejects with INVALID_REQUEST too: for an answer that its schema does not allow, and with
    * `details.code` `ALREADY_ANSWERED`, `QUESTION_CLOSED` or `QUESTION_NOT_FOUND`.
    */
-  async answer(jobId: string, questionId: string, principal: string, answer: unknown): Promise<void> {
-    await this.#ask(() => this.#parts.answering.directly({ jobId, questionId, principal, answer }));
+  async answer(jobId: string, questionId: string, asker: Asker, answer: unknown): Promise<void> {
+    await this.#ask(() => this.#parts.answering.directly({ jobId, questionId, asker, answer }));
   }
 
-  #ask<T>(work: () => Promise<T>): Promise<T> {
-    const { clock, logger, storeTimeoutMs } = this.#parts;
-    return inTime(work, { clock, logger, timeoutMs: storeTimeoutMs });
+  async #ask<T>(work: () => Promise<T>): Promise<T> {
+    const { clock, logger, storeTimeoutMs, stats } = this.#parts;
+    try {
+      return await inTime(work, { clock, logger, timeoutMs: storeTimeoutMs });
+    } catch (error) {
+      if (isStoreUnavailable(error)) stats.storeErrors.request += 1;
+      throw error;
+    }
   }
 }
+
+const isStoreUnavailable = (error: unknown): boolean =>
+  error instanceof ArcpError && error.details?.["code"] === "STORE_UNAVAILABLE";
 
 const iso = (wallMs: number): string => new Date(wallMs).toISOString();
 
 function toInfo(job: JobRecord): JobInfo {
   return {
     job_id: job.jobId,
+    principal: job.principal,
     agent: job.agent,
     status: job.status,
     lease: job.lease,

@@ -1,12 +1,14 @@
 import { type Clock, sleep, type Timer } from "../clock.ts";
 import { Authority } from "../lease/index.ts";
-import { ArcpError, isFinal, type VendorType } from "../protocol/index.ts";
+import { type AgentInfo, ArcpError, isFinal, type VendorType } from "../protocol/index.ts";
 import {
   type ClaimedJob,
   type ClaimedTurn,
   type Hint,
   type NewEvent,
   type NewJob,
+  type NodeRecord,
+  type SessionListPage,
   StoreRefusal,
   type SweepQuery,
   type TurnClaim,
@@ -15,7 +17,7 @@ import {
 import type { Transport } from "../transport/transport.ts";
 import { type ToolHandler, type ToolOptions, ToolRegistry } from "./acting/tools.ts";
 import { type AgentHandler, type AgentOptions, AgentRegistry } from "./agents.ts";
-import type { Identity } from "./auth.ts";
+import { type Asker, type Identity, isOperator, principalOf } from "./auth.ts";
 import { CredentialKeeper } from "./credentials/keeper.ts";
 import { Masking } from "./credentials/masking.ts";
 import { maskingLogger } from "./credentials/masking-logger.ts";
@@ -23,6 +25,7 @@ import { maskingTracing } from "./credentials/masking-tracing.ts";
 import { EventKinds } from "./event-kinds.ts";
 import { type Extension, Extensions } from "./extensions.ts";
 import { GivenBackJobs } from "./given-back.ts";
+import { inTime } from "./in-time.ts";
 import { Janitor } from "./janitor.ts";
 import { givenBackPayload } from "./job/given-back-payload.ts";
 import { LogWriter } from "./job/log-writer.ts";
@@ -36,7 +39,9 @@ import { grantedLease } from "./policy.ts";
 import { Answering } from "./questions/answering.ts";
 import { OpenQuestions } from "./questions/open-questions.ts";
 import { Connection, type ConnectionParts } from "./session/connection.ts";
+import { Stats } from "./stats.ts";
 import { type EndedJob, storedOutcome } from "./stored-outcome.ts";
+import { Tickets } from "./tickets.ts";
 import type { RunningTurn, TurnHost, TurnKeeper } from "./turn-seam.ts";
 import type { ValueSchema } from "./value-schema.ts";
 import { Wakeups } from "./wakeups.ts";
@@ -55,6 +60,10 @@ type Phase = "new" | "running" | "stopping" | "stopped";
 export class Runtime {
   /** Jobs for whoever has no session. */
   readonly jobs: JobDesk;
+  /** For pages: what they say hello with. */
+  readonly tickets: Tickets;
+  /** What this process has done since its start. */
+  readonly stats = new Stats();
   readonly #settings: Settings;
   readonly #agents = new AgentRegistry();
   readonly #masking = new Masking();
@@ -104,6 +113,7 @@ export class Runtime {
       recent,
       wakeups: this.#wakeups,
       masking,
+      stats: this.stats,
       handedOver: (turn, askedAt) => this.#runTurn(turn, askedAt),
     });
     const { policy, maxDelegationDepth, maxChildrenPerJob, maxRunningJobsPerPrincipal, maxInputBytes } = this.#settings;
@@ -136,6 +146,7 @@ export class Runtime {
       questions: this.#questions,
       kinds: this.#kinds,
       credentials: this.#credentials,
+      stats: this.stats,
       cancelGraceMs,
       maxResultBytes,
       tracing: this.#settings.tracing,
@@ -153,12 +164,22 @@ export class Runtime {
       logger,
     });
     const { storeTimeoutMs } = this.#settings;
+    this.tickets = new Tickets(clock);
     this.jobs = new JobDesk({
       store,
       jobs: this.#jobs,
       answering,
       masking,
       viewing: this.#settings.viewing,
+      recent,
+      wakeups: this.#wakeups,
+      stats: this.stats,
+      submit: {
+        settings: this.#settings,
+        agents: this.#agents,
+        nodeId: () => this.#node.nodeId,
+        accepting: () => this.#phase === "running",
+      },
       ended: (jobIds) => this.#endedByStore(jobIds),
       clock,
       logger,
@@ -209,6 +230,8 @@ export class Runtime {
       desk: this.jobs,
       recent,
       wakeups: this.#wakeups,
+      stats: this.stats,
+      authenticate: async (token) => this.tickets.redeem(token) ?? (await this.authenticate(token)),
       nodeId: () => this.#node.nodeId,
       turns: () => this.#jobs.turns,
       ended: (jobIds) => this.#endedByStore(jobIds),
@@ -228,9 +251,67 @@ export class Runtime {
     return this.#settings.clock;
   }
 
-  /** Who is behind a token, or `undefined` when the token is not good. */
-  authenticate(token: string): Promise<Identity | undefined> {
-    return this.#settings.auth.authenticate(token);
+  /** Who is behind a token, or `undefined` when the token is not good, or is over. A ticket is none. */
+  async authenticate(token: string): Promise<Identity | undefined> {
+    const identity = await this.#settings.auth.authenticate(token);
+    const { expiresAt } = identity ?? {};
+    return expiresAt !== undefined && expiresAt <= this.#settings.clock.wall() ? undefined : identity;
+  }
+
+  /** Events that wait to be stored. */
+  get unstoredEvents(): number {
+    return this.#jobs.unstored;
+  }
+
+  /** The agents that are offered here, with their versions. */
+  get agents(): AgentInfo[] {
+    return this.#agents.list(true);
+  }
+
+  /** Sessions that have their connection here. */
+  get attachedSessions(): number {
+    return this.#attached.size;
+  }
+
+  /**
+   * Whether new work is taken: the runtime runs, and its store answers in time.
+   *
+   * @throws ArcpError INTERNAL_ERROR with `details.code: "STORE_UNAVAILABLE"` where it is not
+   */
+  async ready(): Promise<void> {
+    if (this.#phase !== "running")
+      throw ArcpError.detail("STORE_UNAVAILABLE", "The runtime does not run; it is stopping.");
+    await this.nodes();
+  }
+
+  /** The processes that share the store. @throws ArcpError as {@link ready} */
+  nodes(): Promise<NodeRecord[]> {
+    return this.#inTime(() => this.#settings.store.nodes.list());
+  }
+
+  /**
+   * Sessions that the asker may see: its principal's own; an operator's are everybody's.
+   *
+   * @throws ArcpError INVALID_REQUEST for a bad cursor; as {@link ready}
+   */
+  async sessions(
+    asker: Asker,
+    query: { limit?: number | undefined; cursor?: string | undefined } = {},
+  ): Promise<SessionListPage> {
+    const { store, clock } = this.#settings;
+    const principal = isOperator(asker) ? undefined : principalOf(asker);
+    const { limit = 100, cursor } = query;
+    return await this.#inTime(() => store.sessions.list({ principal, limit, cursor, now: clock.wall() })).catch(
+      (error: unknown) => {
+        if (!(error instanceof StoreRefusal) || error.reason !== "bad_cursor") throw error;
+        throw new ArcpError("INVALID_REQUEST", "query.cursor: is not one that a list has given; start without one.");
+      },
+    );
+  }
+
+  #inTime<T>(work: () => Promise<T>): Promise<T> {
+    const { clock, logger, storeTimeoutMs } = this.#settings;
+    return inTime(work, { clock, logger, timeoutMs: storeTimeoutMs });
   }
 
   /** Jobs that run here now. */
@@ -371,7 +452,9 @@ export class Runtime {
       await this.#atMost(drainMs + FAREWELL_MS, this.#jobs.drain(drainMs, cause));
       await this.#atMost(FAREWELL_MS, this.#jobs.turns?.drained() ?? Promise.resolve());
       // Every reader that reads gets what is stored.
-      await this.#atMost(FAREWELL_MS, Promise.all([...this.#connections].map((connection) => connection.whenIdle())));
+      const readers = [...this.#connections, this.jobs];
+      await this.#atMost(FAREWELL_MS, Promise.all(readers.map((reader) => reader.whenIdle())));
+      this.jobs.stop();
       for (const connection of this.#connections) connection.close(1001, "the runtime is stopping");
       this.#sweep?.cancel();
       this.#stopHints?.();

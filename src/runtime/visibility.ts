@@ -4,6 +4,7 @@
  */
 import { ArcpError } from "../protocol/index.ts";
 import { type JobRecord, type ListEntry, type ListQuery, type Store, StoreRefusal } from "../store/store.ts";
+import { type Asker, isOperator, principalOf } from "./auth.ts";
 
 /**
  * - `none`: the job is not there.
@@ -31,20 +32,22 @@ export class Viewing {
     this.#policy = policy;
   }
 
-  of(viewer: string, job: JobRecord): Visibility {
-    if (job.principal === viewer) return "observable";
+  /** An operator observes all (SRV-19). */
+  of(asker: Asker, job: JobRecord): Visibility {
+    const viewer = principalOf(asker);
+    if (job.principal === viewer || isOperator(asker)) return "observable";
     return this.#policy?.(viewer, { jobId: job.jobId, principal: job.principal, agent: job.agent }) ?? "none";
   }
 
   /** @throws ArcpError JOB_NOT_FOUND for an unknown job and for one that the viewer may not see */
-  async visible(viewer: string, jobId: string): Promise<JobRecord> {
+  async visible(viewer: Asker, jobId: string): Promise<JobRecord> {
     const job = await this.#jobs.get(jobId);
     if (job === undefined || this.of(viewer, job) === "none") throw noJob(jobId);
     return job;
   }
 
   /** @throws ArcpError JOB_NOT_FOUND; PERMISSION_DENIED for one that may be seen and not observed */
-  async observable(viewer: string, jobId: string): Promise<JobRecord> {
+  async observable(viewer: Asker, jobId: string): Promise<JobRecord> {
     const job = await this.visible(viewer, jobId);
     if (this.of(viewer, job) !== "observable") {
       throw new ArcpError("PERMISSION_DENIED", "job_id: you may see that the job exists, and not observe it.");
@@ -58,10 +61,11 @@ export class Viewing {
    * @throws ArcpError INVALID_REQUEST for a cursor that no list has given
    */
   async list(
-    viewer: string,
+    viewer: Asker,
     query: Omit<ListQuery, "principal">,
   ): Promise<{ jobs: ListEntry[]; nextCursor: string | undefined }> {
-    if (this.#policy === undefined) return await this.#page({ ...query, principal: viewer });
+    if (isOperator(viewer)) return await this.#page({ ...query, principal: undefined });
+    if (this.#policy === undefined) return await this.#page({ ...query, principal: principalOf(viewer) });
     const jobs: ListEntry[] = [];
     let { cursor } = query;
     for (let scanned = 0; scanned < SCANNED_AT_ONCE; scanned += SCAN_PAGE) {

@@ -13,6 +13,11 @@ import type { Routes } from "../routing/index.ts";
 import type { Runtime } from "../runtime/index.ts";
 import { fromWs } from "../transport/ws-server.ts";
 import { type AddressRules, refusalOf } from "./addresses.ts";
+import { DEFAULT_RATE, Door } from "./auth/door.ts";
+import type { Rate } from "./auth/rate-limit.ts";
+import { consoleSite } from "./console.ts";
+import { Metrics, metricsSite } from "./metrics.ts";
+import type { Site } from "./site.ts";
 import { mountV1 } from "./v1/mount.ts";
 
 /** Where the wire is spoken. */
@@ -31,6 +36,17 @@ export interface AttachOptions {
   conversations?: Conversations;
   /** The table that operators may see and write to under `/v1`. @default none */
   routes?: Routes;
+  /** Serves the console under `/console/` (SRV-26): `true`, or where it was built. @default false */
+  console?: boolean | { directory: string };
+  /** Serves `/metrics` for Prometheus (SRV-32): to whoever has a good token, or to everybody. @default not at all */
+  metrics?: "token" | "open";
+  /** What one principal may ask under `/v1` (SRV-24). @default { perSecond: 100, burst: 400 } */
+  rateLimit?: Rate;
+  /**
+   * Whether a login's cookie goes over TLS alone. Say `true` behind a proxy that speaks TLS.
+   * @default where the request itself came over TLS
+   */
+  secureCookies?: boolean;
   /** @default a logger that says nothing */
   logger?: Logger;
 }
@@ -73,13 +89,24 @@ export function pathOf(request: IncomingMessage): { path: string; query: URLSear
   return { path: pathname, query: searchParams };
 }
 
+function sitesOf(runtime: Runtime, options: AttachOptions, metrics: Metrics | undefined): Site[] {
+  const { console = false, metrics: access } = options;
+  return [
+    ...(console === false ? [] : [consoleSite(console === true ? undefined : console.directory)]),
+    ...(metrics === undefined || access === undefined ? [] : [metricsSite(runtime, metrics, access)]),
+  ];
+}
+
 /**
  * Serves the runtime on `/arcp` of an HTTP server that serves other things as well. Starts the runtime,
  * and never stops it. Upgrades to other paths are left to the server's other listeners, and answered 404
  * when there is none.
+ *
+ * @throws RangeError for a `rateLimit` that is none
  */
 export async function attach(runtime: Runtime, httpServer: Server, options: AttachOptions = {}): Promise<Attachment> {
   const { maxConnections = 20_000, maxUnauthenticated = 1_000, logger = silentLogger } = options;
+  const door = new Door(runtime, { clock: runtime.clock, rate: options.rateLimit ?? DEFAULT_RATE });
   const rulesNow = (): AddressRules => ({
     boundHost: boundHostOf(httpServer),
     allowedHosts: options.allowedHosts ?? [],
@@ -88,6 +115,7 @@ export async function attach(runtime: Runtime, httpServer: Server, options: Atta
   // No compression: a frame of a log is small, and a compressor per socket is not.
   const upgrades = new WebSocketServer({ noServer: true, maxPayload: MAX_FRAME_BYTES, perMessageDeflate: false });
   const sockets = new Set<WebSocket>();
+  const metrics = options.metrics === undefined ? undefined : new Metrics(runtime, () => sockets.size);
   let unauthenticated = 0;
   let refusing = false;
 
@@ -160,6 +188,10 @@ export async function attach(runtime: Runtime, httpServer: Server, options: Atta
     conversations: options.conversations,
     routes: options.routes,
     logger,
+    door,
+    secureCookies: options.secureCookies,
+    sites: sitesOf(runtime, options, metrics),
+    counted: (request) => metrics?.count(request),
   });
 
   const stop = async () => {

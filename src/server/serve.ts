@@ -8,8 +8,11 @@ import type { AddressInfo } from "node:net";
 import type { Runtime } from "../runtime/index.ts";
 import { bracketed, isLoopback, reachableHost, refusalOf } from "./addresses.ts";
 import { ARCP_PATH, type AttachOptions, attach, pathOf } from "./attach.ts";
+import { CONSOLE_PATH } from "./console.ts";
 
 export interface ServeOptions extends AttachOptions {
+  /** As for `attach`. @default true */
+  console?: boolean | { directory: string };
   /** 0 takes any free one. @default 7777 */
   port?: number;
   /** @default "127.0.0.1" */
@@ -94,6 +97,8 @@ export async function serve(runtime: Runtime, options: ServeOptions = {}): Promi
     const target = pathOf(request)?.path;
     if (target === "/healthz") {
       answer(response, 200, "application/json", '{"status":"ok"}');
+    } else if (target === "/" && options.console !== false) {
+      response.writeHead(302, { location: `${CONSOLE_PATH}/`, "cache-control": "no-store" }).end();
     } else if (target === ARCP_PATH) {
       response.setHeader("upgrade", "websocket");
       problem(response, 426, "Upgrade Required", "ARCP is spoken over a WebSocket here.");
@@ -110,7 +115,7 @@ export async function serve(runtime: Runtime, options: ServeOptions = {}): Promi
     tls === undefined ? createServer(limits, onRequest) : createTlsServer({ ...limits, ...tls }, onRequest);
   httpServer.maxConnections = maxConnections + SPARE_SOCKETS;
 
-  const attachment = await attach(runtime, httpServer, options);
+  const attachment = await attach(runtime, httpServer, { console: true, ...options });
   try {
     await listen(httpServer, port, host);
   } catch (error) {

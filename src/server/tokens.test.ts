@@ -115,3 +115,14 @@ test("[SRV-3] generated tokens differ and are long enough not to be guessed", ()
   assert.notEqual(generateToken(), generateToken());
   assert.ok(generateToken().length >= 32);
 });
+
+test("[SRV-20] a token may be an observer's, in the program and in a file, and then no operator's", async () => {
+  const both = { principal: "alice", operator: true, observer: true };
+  assert.throws(() => bearerTokens({ t: both }), RangeError);
+  const auth = withOperators(bearerTokens({ t: { principal: "alice", observer: true } }), ["alice"]);
+  assert.deepEqual(await auth.authenticate("t"), { principal: "alice", observer: true });
+  await using place = await tokenFile({ tokens: [{ token: "t", principal: "alice", observer: true }] });
+  assert.deepEqual(await (await tokensFromFile(place.file)).authenticate("t"), { principal: "alice", observer: true });
+  await using wrong = await tokenFile({ tokens: [{ token: "t", ...both }] });
+  await assert.rejects(tokensFromFile(wrong.file), /operator and observer/);
+});

@@ -29,11 +29,13 @@ function find(known: readonly KnownToken[], token: string, clock: Clock): Identi
   return found?.expiresAt !== undefined && found.expiresAt <= clock.wall() ? undefined : found;
 }
 
+const BOTH_ROLES = "operator and observer go not together; give a token one of them";
+
 /**
  * Tokens that are known when the program starts, each with its principal, or with an identity that
  * says when it ends, or that it is an operator's.
  *
- * @throws RangeError for an empty token or principal
+ * @throws RangeError for an empty token or principal, and for an operator that is an observer
  */
 export function bearerTokens(
   tokens: Readonly<Record<string, string | Identity>>,
@@ -43,6 +45,7 @@ export function bearerTokens(
   const known = Object.entries(tokens).map(([token, who]): KnownToken => {
     const identity = typeof who === "string" ? { principal: who } : who;
     if (token === "" || identity.principal === "") throw new RangeError("tokens: a token or its principal is empty.");
+    if (identity.operator === true && identity.observer === true) throw new RangeError(`tokens: ${BOTH_ROLES}.`);
     return { hash: sha256(token), identity };
   });
   return { authenticate: async (token) => find(known, token, clock) };
@@ -54,7 +57,9 @@ export function withOperators(authenticator: Authenticator, principals: readonly
   return {
     async authenticate(token) {
       const identity = await authenticator.authenticate(token);
-      return identity !== undefined && operators.has(identity.principal) ? { ...identity, operator: true } : identity;
+      if (identity === undefined || !operators.has(identity.principal)) return identity;
+      // A token that was made to look stays one, whoever's it is.
+      return identity.observer === true ? identity : { ...identity, operator: true };
     },
   };
 }
@@ -95,12 +100,23 @@ export function parseTokenPairs(text: string): Record<string, string> {
 const expiry = z.iso.datetime({ offset: true, error: "must be ISO 8601 with a zone" }).optional();
 const principal = z.string().min(1).max(256);
 const operator = z.boolean().optional();
+const observer = z.boolean().optional();
+const oneRole = (entry: { operator?: boolean | undefined; observer?: boolean | undefined }): boolean =>
+  entry.operator !== true || entry.observer !== true;
 const TokenFile = z.strictObject({
   tokens: z.array(
-    z.union([
-      z.strictObject({ token: z.string().min(1).max(16_384), principal, expires_at: expiry, operator }),
-      z.strictObject({ sha256: z.string().regex(/^[0-9a-f]{64}$/), principal, expires_at: expiry, operator }),
-    ]),
+    z
+      .union([
+        z.strictObject({ token: z.string().min(1).max(16_384), principal, expires_at: expiry, operator, observer }),
+        z.strictObject({
+          sha256: z.string().regex(/^[0-9a-f]{64}$/),
+          principal,
+          expires_at: expiry,
+          operator,
+          observer,
+        }),
+      ])
+      .refine(oneRole, BOTH_ROLES),
   ),
 });
 
@@ -134,13 +150,14 @@ async function readTokenFile(path: string, version: FileVersion): Promise<KnownT
       principal: entry.principal,
       ...(entry.expires_at === undefined ? {} : { expiresAt: Date.parse(entry.expires_at) }),
       ...(entry.operator === undefined ? {} : { operator: entry.operator }),
+      ...(entry.observer === undefined ? {} : { observer: entry.observer }),
     },
   }));
 }
 
 /**
  * Tokens in a JSON file, `{"tokens": [{"token" | "sha256": …, "principal": …, "expires_at"?: …,
- * "operator"?: …}]}`. The file is looked at on every use and read again when it has changed, so a token is revoked by taking it
+ * "operator"?: …, "observer"?: …}]}`. The file is looked at on every use and read again when it has changed, so a token is revoked by taking it
  * out. While a changed file cannot be read, the tokens read last stay good, and the log says so.
  *
  * @throws Error when the file is missing, is not of that form, or everybody can read it

@@ -14,17 +14,21 @@ import type { BindingFacet } from "./bindings.ts";
 import type { ClaimedTurn, ConversationFacet, NewTurn, TurnClaim, TurnPlace, TurnRefusal } from "./conversations.ts";
 import type { CredentialFacet } from "./credentials.ts";
 import type { DeliveryFacet } from "./deliveries.ts";
+import type { JobStart, JobStartOutcome } from "./job-start.ts";
 import type { ClaimedJob, NewJob } from "./new-job.ts";
 import type { QuestionFacet } from "./questions.ts";
 import type { Abandonable, ConnectionRef, Duplicate, ReplyDraft, RequestRef } from "./request.ts";
+import type { SessionListPage, SessionListQuery } from "./session-list.ts";
 
 export * from "./bindings.ts";
 export * from "./conversations.ts";
 export * from "./credentials.ts";
 export * from "./deliveries.ts";
+export * from "./job-start.ts";
 export * from "./new-job.ts";
 export * from "./questions.ts";
 export * from "./request.ts";
+export * from "./session-list.ts";
 
 /** `"process"` survives a crash of the process; `"power"` is on disk before the promise resolves. */
 export type Durability = "process" | "power";
@@ -495,6 +499,8 @@ export interface SessionFacet {
   readChildren(ref: ConnectionRef, afterSeq: number, throughSeq: number): Promise<string[]>;
   /** Lower than before, or above the newest: ignored, and answered `false`. @throws StoreRefusal superseded */
   ack(ref: ConnectionRef, seq: number): Promise<boolean>;
+  /** Sessions that can be resumed or have a connection. @throws StoreRefusal bad_cursor */
+  list(query: SessionListQuery): Promise<SessionListPage>;
 }
 
 /** The requests of a session. Each checks the fence, then the identity, then does all or nothing. */
@@ -563,6 +569,12 @@ export interface JobFacet {
    * @throws StoreRefusal dead_node
    */
   claim(claim: { nodeId: string; agents: readonly string[]; limit: number }): Promise<ClaimedJob[]>;
+  /**
+   * Stores a job, and its key, for whoever has no session, as {@link RequestFacet.submit} does for one.
+   *
+   * @throws StoreRefusal dead_node
+   */
+  start(start: JobStart): Promise<JobStartOutcome>;
   /**
    * Stores the wish to cancel as {@link RequestFacet.cancel} does, for whoever has no session; who may wish
    * it is the caller's affair. Of several wishes the first one's reason counts, so a repeat changes nothing.

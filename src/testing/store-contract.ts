@@ -29,6 +29,7 @@ import { bindingCases } from "./store-contract/binding-cases.ts";
 import { conversationCases } from "./store-contract/conversation-cases.ts";
 import { credentialCases } from "./store-contract/credential-cases.ts";
 import { deliveryCases } from "./store-contract/delivery-cases.ts";
+import { overviewCases } from "./store-contract/overview-cases.ts";
 import { questionCases } from "./store-contract/question-cases.ts";
 import { restartCases } from "./store-contract/restart-cases.ts";
 
@@ -273,6 +274,7 @@ export function storeContract(
     conversationCases(it);
     credentialCases(it);
     deliveryCases(it);
+    overviewCases(it);
     questionCases(it);
     restartCases(it);
     lifecycle(it);

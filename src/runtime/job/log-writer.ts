@@ -10,6 +10,7 @@ import {
   StoreRefusal,
 } from "../../store/store.ts";
 import type { Masking } from "../credentials/masking.ts";
+import type { Stats } from "../stats.ts";
 import type { RunningTurn } from "../turn-seam.ts";
 import type { Wakeups } from "../wakeups.ts";
 import type { RecentEvents } from "./recent-events.ts";
@@ -87,7 +88,8 @@ export class JobLog {
     return this.#nextN - 1;
   }
 
-  get #unstored(): number {
+  /** Events that wait to be stored. */
+  get unstored(): number {
     return this.#pending.length + this.#inFlight.length;
   }
 
@@ -101,10 +103,10 @@ export class JobLog {
     if (this.#end !== undefined || this.#refusal !== undefined) {
       throw new ArcpError("CANCELLED", "The job has ended; nothing more can be emitted.");
     }
-    if (this.#unstored >= LIMIT_EVENTS || this.#chars + payload.length > LIMIT_CHARS) {
+    if (this.unstored >= LIMIT_EVENTS || this.#chars + payload.length > LIMIT_CHARS) {
       throw new ArcpError(
         "INTERNAL_ERROR",
-        `The agent emitted ${this.#unstored} events without waiting for them to be stored; await each emit.`,
+        `The agent emitted ${this.unstored} events without waiting for them to be stored; await each emit.`,
       );
     }
     this.#push(kind, payload);
@@ -113,7 +115,7 @@ export class JobLog {
 
   /** Resolves when everything that was appended is stored (or refused: see `refusal`). */
   flush(): Promise<void> {
-    return this.#unstored === 0 ? DONE : new Promise((resolve) => this.#waitingForAll.push(resolve));
+    return this.unstored === 0 ? DONE : new Promise((resolve) => this.#waitingForAll.push(resolve));
   }
 
   /** Takes the terminal event; nothing follows it. Never refuses for lack of room. */
@@ -165,7 +167,7 @@ export class JobLog {
       this.#chars = 0;
     }
     while (this.#waitingForRoom.length > 0 && this.#hasRoom()) this.#waitingForRoom.shift()?.();
-    if (this.#unstored > 0) return true;
+    if (this.unstored > 0) return true;
     this.#releaseAll();
     if (this.#end !== undefined || this.#refusal !== undefined) this.#resolveClosed();
     return false;
@@ -177,7 +179,7 @@ export class JobLog {
   }
 
   #hasRoom(): boolean {
-    return this.#unstored < WINDOW_EVENTS && this.#chars < WINDOW_CHARS;
+    return this.unstored < WINDOW_EVENTS && this.#chars < WINDOW_CHARS;
   }
 
   #push(kind: string, payload: string): void {
@@ -200,6 +202,7 @@ export class LogWriter {
   readonly #recent: RecentEvents;
   readonly #wakeups: Wakeups;
   readonly #masking: Masking;
+  readonly #stats: Stats;
   readonly #handedOver: (turn: ClaimedTurn, askedAt: RunningTurn["askedAt"]) => void;
   readonly #dirty = new Set<JobLog>();
   #scheduled = false;
@@ -212,6 +215,7 @@ export class LogWriter {
     recent: RecentEvents;
     wakeups: Wakeups;
     masking: Masking;
+    stats: Stats;
     /** A turn was handed over to this node in the commit that ended the one before it. */
     handedOver(turn: ClaimedTurn, askedAt: RunningTurn["askedAt"]): void;
   }) {
@@ -221,6 +225,7 @@ export class LogWriter {
     this.#recent = parts.recent;
     this.#wakeups = parts.wakeups;
     this.#masking = parts.masking;
+    this.#stats = parts.stats;
     this.#handedOver = parts.handedOver;
   }
 
@@ -273,7 +278,9 @@ export class LogWriter {
     const askedAt = { monotonic: this.#clock.monotonic(), wall: this.#clock.wall() };
     try {
       results = await this.#store.jobs.append(batches);
+      this.#stats.onAppend?.(this.#clock.monotonic() - askedAt.monotonic);
     } catch (error) {
+      this.#stats.storeErrors.append += 1;
       if (this.#stopped) {
         this.#logger.error(
           { err: error, jobs: logs.length },
@@ -297,6 +304,8 @@ export class LogWriter {
       if (result.ok) {
         // An attempt that was abandoned meanwhile: what it wrote, kept here, would hide what somebody else adds.
         if (log.refusal === undefined) this.#recent.add(log.jobId, batch.events);
+        this.#stats.eventsAppended += batch.events.length;
+        if (batch.end !== undefined) this.#stats.jobsEnded[batch.end] += 1;
       } else {
         this.#logger.warn({ job_id: log.jobId, reason: result.refusal.reason }, "append refused");
         this.#recent.forget(log.jobId);

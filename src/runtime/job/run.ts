@@ -144,6 +144,11 @@ export class JobRun {
     return this.#parts.trace.traceparent;
   }
 
+  /** Events that wait to be stored. */
+  get unstored(): number {
+    return this.#parts.log.unstored;
+  }
+
   get runEpoch(): number {
     return this.#parts.log.runEpoch;
   }

@@ -8,6 +8,7 @@ import type { ResolvedAgent } from "../agents.ts";
 import type { CredentialKeeper } from "../credentials/keeper.ts";
 import type { EventKinds } from "../event-kinds.ts";
 import type { OpenQuestions } from "../questions/open-questions.ts";
+import type { Stats } from "../stats.ts";
 import { traceParentOf } from "../tracing/traceparent.ts";
 import type { Tracing } from "../tracing/tracing.ts";
 import type { RunningTurn, TurnKeeper } from "../turn-seam.ts";
@@ -56,6 +57,7 @@ export class RunningJobs {
   readonly #questions: OpenQuestions;
   readonly #kinds: EventKinds;
   readonly #credentials: CredentialKeeper;
+  readonly #stats: Stats;
   readonly #clock: Clock;
   readonly #logger: Logger;
   readonly #runs = new Map<string, JobRun>();
@@ -77,6 +79,7 @@ export class RunningJobs {
     questions: OpenQuestions;
     kinds: EventKinds;
     credentials: CredentialKeeper;
+    stats: Stats;
     clock: Clock;
     logger: Logger;
   }) {
@@ -91,6 +94,7 @@ export class RunningJobs {
     this.#questions = parts.questions;
     this.#kinds = parts.kinds;
     this.#credentials = parts.credentials;
+    this.#stats = parts.stats;
     this.#delegation = new Delegation({
       ...parts.delegation,
       recent: parts.recent,
@@ -103,6 +107,13 @@ export class RunningJobs {
 
   get size(): number {
     return this.#runs.size;
+  }
+
+  /** Events that wait to be stored, of all of them. */
+  get unstored(): number {
+    let events = 0;
+    for (const run of this.#runs.values()) events += run.unstored;
+    return events;
   }
 
   has(jobId: string): boolean {
@@ -164,6 +175,7 @@ export class RunningJobs {
       logger: this.#logger,
     });
     this.#runs.set(job.jobId, run);
+    this.#stats.jobsStarted += 1;
     // The log of an attempt that goes on is not empty.
     if (again === undefined) this.#recent.begin(job.jobId);
     void run.closed.then(() => {

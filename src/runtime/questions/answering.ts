@@ -16,6 +16,7 @@ import {
   type Store,
   StoreRefusal,
 } from "../../store/store.ts";
+import { type Asker, isOperator, principalOf } from "../auth.ts";
 import type { Masking } from "../credentials/masking.ts";
 import { noJob, type Viewing } from "../visibility.ts";
 import { answerText } from "./answer-schema.ts";
@@ -29,7 +30,7 @@ export type AnswerPolicy = (principal: string, job: JobRecord, question: Questio
 
 /** An answer as it came. */
 export interface GivenAnswer {
-  principal: string;
+  asker: Asker;
   jobId: string;
   questionId: string;
   answer: unknown;
@@ -93,8 +94,8 @@ export class Answering {
   }
 
   /**
-   * Answers for a principal without a session, who must be the one that submitted the job, or named by the
-   * policy.
+   * Answers for a principal without a session, who must be the one that submitted the job, named by the policy,
+   * or an operator.
    *
    * @throws ArcpError
    */
@@ -111,26 +112,28 @@ export class Answering {
    *
    * @throws ArcpError JOB_NOT_FOUND, PERMISSION_DENIED
    */
-  async list(jobId: string, principal: string): Promise<QuestionRecord[]> {
+  async list(jobId: string, asker: Asker): Promise<QuestionRecord[]> {
     const job = await this.#store.jobs.get(jobId);
     if (job === undefined) throw noJob(jobId);
     const all = await this.#store.questions.list(jobId);
-    const own = job.principal === principal;
+    const principal = principalOf(asker);
+    const own = job.principal === principal || isOperator(asker);
     const mine = own ? all : all.filter((question) => this.#mayAnswer(principal, job, question));
-    if (!own && mine.length === 0) throw this.#refusal(principal, job);
+    if (!own && mine.length === 0) throw this.#refusal(asker, job);
     return mine.filter((question) => question.state !== "closed");
   }
 
   async #checked(given: GivenAnswer, where: string, sessionId: string | undefined): Promise<NewAnswer> {
-    const { principal, jobId, questionId } = given;
+    const { asker, jobId, questionId } = given;
+    const principal = principalOf(asker);
     const job = await this.#store.jobs.get(jobId);
     if (job === undefined) throw noJob(jobId);
     const question = await this.#store.questions.get(jobId, questionId);
-    const isNamed = question !== undefined && this.#mayAnswer(principal, job, question);
+    const isNamed = isOperator(asker) || (question !== undefined && this.#mayAnswer(principal, job, question));
     const isSubmitter =
       job.principal === principal &&
       (sessionId === undefined || (await this.#store.questions.isSubmitter(jobId, sessionId)));
-    if (!isNamed && !isSubmitter) throw this.#refusal(principal, job);
+    if (!isNamed && !isSubmitter) throw this.#refusal(asker, job);
     // Of a question that is not open the store says so, whatever the answer looks like.
     const schema = question?.state === "open" ? question.schema : undefined;
     const answer = this.#masking.json(answerText(given.answer, schema, `${where}.answer`));
@@ -138,8 +141,8 @@ export class Answering {
   }
 
   /** Whoever may not see a job is not told that there is one. */
-  #refusal(principal: string, job: JobRecord): ArcpError {
-    if (this.#viewing.of(principal, job) === "none") return noJob(job.jobId);
+  #refusal(asker: Asker, job: JobRecord): ArcpError {
+    if (this.#viewing.of(asker, job) === "none") return noJob(job.jobId);
     return new ArcpError("PERMISSION_DENIED", "Only the session that submitted a job may answer its questions.");
   }
 
@@ -151,11 +154,11 @@ export class Answering {
   }
 
   #settled(given: GivenAnswer, answer: NewAnswer, { outcome }: AnswerOutcome, sessionId: string | undefined): void {
-    const { principal, jobId, questionId } = given;
+    const { jobId, questionId } = given;
     this.#logger.info(
       {
         audit: "job.answer",
-        principal,
+        principal: principalOf(given.asker),
         ...(sessionId === undefined ? {} : { session_id: sessionId }),
         job_id: jobId,
         question_id: questionId,

@@ -26,7 +26,7 @@ import {
 } from "../../store/store.ts";
 import type { Transport } from "../../transport/transport.ts";
 import type { AgentRegistry } from "../agents.ts";
-import type { Identity } from "../auth.ts";
+import { type Identity, type Role, roleOf } from "../auth.ts";
 import type { CredentialKeeper } from "../credentials/keeper.ts";
 import type { Masking } from "../credentials/masking.ts";
 import { holdsCredentials, revealEvent, revealReply } from "../credentials/reveal.ts";
@@ -36,6 +36,7 @@ import type { RunningJobs } from "../job/running-jobs.ts";
 import type { JobDesk } from "../job-desk.ts";
 import type { Settings } from "../options.ts";
 import type { Answering } from "../questions/answering.ts";
+import type { Stats } from "../stats.ts";
 import type { SessionTrace } from "../tracing/tracing.ts";
 import type { TurnKeeper } from "../turn-seam.ts";
 import type { Wakeups } from "../wakeups.ts";
@@ -67,6 +68,9 @@ export interface ConnectionParts {
   desk: JobDesk;
   recent: RecentEvents;
   wakeups: Wakeups;
+  stats: Stats;
+  /** Who is behind the token, or the ticket, of a hello. */
+  authenticate(token: string): Promise<Identity | undefined>;
   nodeId(): string;
   turns(): TurnKeeper | undefined;
   ended(jobIds: readonly string[]): void;
@@ -84,7 +88,7 @@ interface Attachment {
   readonly tail: Tail;
   /** Made for the first request: a session that only listens needs none. */
   requests: Requests | undefined;
-  readonly operator: boolean;
+  readonly role: Role;
   readonly rate: InboundRate;
   readonly heartbeat: Heartbeat | undefined;
   readonly expiry: Timer | undefined;
@@ -385,8 +389,8 @@ export class Connection {
 
   async #open(hello: RequestPayload<"session.hello">, envelope: Envelope): Promise<void> {
     const { settings } = this.#parts;
-    const identity = await settings.auth.authenticate(hello.auth.token);
-    if (identity === undefined || (identity.expiresAt !== undefined && identity.expiresAt <= settings.clock.wall())) {
+    const identity = await this.#parts.authenticate(hello.auth.token);
+    if (identity === undefined) {
       throw new ArcpError("UNAUTHENTICATED", "payload.auth.token: is not a good token.");
     }
     const token = newResumeToken();
@@ -426,7 +430,7 @@ export class Connection {
   }
 
   #attach(session: AttachedSession, lastEventSeq: number, token: string, identity: Identity): void {
-    const { settings, agents, credentials, recent, wakeups } = this.#parts;
+    const { settings, agents, credentials, recent, wakeups, stats } = this.#parts;
     const { clock, logger, store } = settings;
     const replies = new ReplyQueue(
       (frame) => this.#transmit(frame),
@@ -440,6 +444,7 @@ export class Connection {
       store,
       recent,
       wakeups,
+      stats,
       clock,
       logger,
       backPressureThreshold: settings.backPressureThreshold,
@@ -465,7 +470,7 @@ export class Connection {
         replies,
         tail,
         requests: undefined,
-        operator: identity.operator === true,
+        role: roleOf(identity),
         rate,
         heartbeat,
         expiry,
@@ -505,7 +510,7 @@ export class Connection {
     const { clock, logger } = settings;
     const { session, replies, tail } = attachment;
     attachment.requests ??= new Requests({
-      operator: attachment.operator,
+      role: attachment.role,
       turns: this.#parts.turns,
       ended: this.#parts.ended,
       placed: this.#parts.placed,
@@ -518,6 +523,7 @@ export class Connection {
       masking,
       answering,
       desk,
+      stats: this.#parts.stats,
       replies,
       tail,
       clock,

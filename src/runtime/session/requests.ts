@@ -39,6 +39,7 @@ import {
   type TurnPlace,
 } from "../../store/store.ts";
 import type { AgentRegistry, ResolvedAgent } from "../agents.ts";
+import type { Role } from "../auth.ts";
 import { type CredentialKeeper, withoutValue } from "../credentials/keeper.ts";
 import type { Masking } from "../credentials/masking.ts";
 import type { Extensions } from "../extensions.ts";
@@ -49,6 +50,7 @@ import type { JobDesk } from "../job-desk.ts";
 import type { Settings } from "../options.ts";
 import { grantedLease } from "../policy.ts";
 import type { Answering } from "../questions/answering.ts";
+import type { Stats } from "../stats.ts";
 import { type RunningTurn, type TurnKeeper, turnRefused } from "../turn-seam.ts";
 import { digestOf } from "./canonical-json.ts";
 import type { ReplyQueue, ReplySlot } from "./reply-queue.ts";
@@ -64,13 +66,14 @@ export interface RequestParts {
   masking: Masking;
   answering: Answering;
   desk: JobDesk;
+  stats: Stats;
   replies: ReplyQueue;
   tail: Tail;
   clock: Clock;
   logger: Logger;
   nodeId(): string;
-  /** Whether the token's holder may use what is others'. */
-  operator: boolean;
+  /** Of the token's holder. */
+  role: Role;
   turns(): TurnKeeper | undefined;
   /** A turn was stored: what it interrupts or has ended is to be told. */
   placed(place: TurnPlace): void;
@@ -99,6 +102,15 @@ const NEEDS: Partial<Record<RequestType | VendorType, Feature>> = {
   "job.subscribe": "subscribe",
   "job.unsubscribe": "subscribe",
 };
+
+/** What an observer may ask (SRV-20). */
+const LOOKS: ReadonlySet<Handled> = new Set([
+  "job.subscribe",
+  "job.unsubscribe",
+  "session.list_jobs",
+  "session.close",
+  "session.bye",
+]);
 
 const DEFAULT_PAGE = 100;
 const RETRY_AFTER_MS = 1_000;
@@ -166,6 +178,11 @@ export class Requests {
     if (need !== undefined && !this.#parts.session.features.includes(need)) {
       throw new ArcpError("INVALID_REQUEST", `type: ${type} needs the feature "${need}", which was not negotiated.`, {
         details: { type, feature: need, request_id: envelope.id },
+      });
+    }
+    if (this.#parts.role === "observer" && !LOOKS.has(type)) {
+      throw new ArcpError("PERMISSION_DENIED", `type: ${type} is not for observers; their token lets them look.`, {
+        details: { type },
       });
     }
     switch (type) {
@@ -393,12 +410,12 @@ export class Requests {
   async #turn(envelope: Envelope): Promise<NewTurn | undefined> {
     const value = envelope.extensions?.[TURN];
     if (value === undefined) return undefined;
-    const { turns, session, operator } = this.#parts;
+    const { turns, session, role } = this.#parts;
     const keeper = turns();
     if (keeper === undefined) {
       throw new ArcpError("INVALID_REQUEST", `extensions["${TURN}"]: this runtime has no conversations.`);
     }
-    return await keeper.read(value, { principal: session.principal, operator });
+    return await keeper.read(value, { principal: session.principal, operator: role === "operator" });
   }
 
   /** The answer to a submit that is not carried out (JOB-3). */
@@ -515,7 +532,9 @@ export class Requests {
 
   async #subscribe(envelope: Envelope, payload: RequestPayload<"job.subscribe">, slot: ReplySlot): Promise<void> {
     const { session, settings, replies, tail, logger } = this.#parts;
-    const job = await settings.viewing.observable(session.principal, payload.job_id);
+    const { principal } = session;
+    const asker = { principal, operator: this.#parts.role === "operator" };
+    const job = await settings.viewing.observable(asker, payload.job_id);
     this.#roomToFollow(job.jobId);
     const credentials = await this.#parts.credentials.view(job.jobId, session);
     const result = await settings.store.requests.follow({
@@ -622,7 +641,7 @@ export class Requests {
     const accepted = { job_id: jobId, question_id: questionId, outcome: "accepted" };
     const frame = await answering.fromSession(
       this.#ref(envelope),
-      { principal: session.principal, jobId, questionId, answer },
+      { asker: session.principal, jobId, questionId, answer },
       {
         accepted: () => this.#frame("x-vendor.holdfast.answered", envelope, accepted, { job_id: jobId }),
         refused: (error) => this.#sessionError(envelope, error),
@@ -672,6 +691,7 @@ export class Requests {
     if (cause instanceof ArcpError) {
       error = cause;
     } else if (cause instanceof StoreUnavailable) {
+      this.#parts.stats.storeErrors.request += 1;
       logger.error({ err: cause, session_id: session.sessionId, type }, "store unavailable");
       if (type === "job.cancel" && this.#cancelHere(envelope, slot)) return;
       error = storeUnavailable();

@@ -14,6 +14,7 @@ import {
 } from "../../store/store.ts";
 import type { Transport } from "../../transport/transport.ts";
 import type { RecentEvents } from "../job/recent-events.ts";
+import type { Stats } from "../stats.ts";
 import type { Wakeups } from "../wakeups.ts";
 import { inlineResult } from "./inline-result.ts";
 import type { ReplyQueue } from "./reply-queue.ts";
@@ -54,6 +55,7 @@ export interface TailParts {
   wakeups: Wakeups;
   clock: Clock;
   logger: Logger;
+  stats: Stats;
   /** Unacknowledged events above which the session is told (SES-19). */
   backPressureThreshold: number;
   /** Puts credentials into an event's payload (CRD-8), in sessions that may see any. */
@@ -208,6 +210,7 @@ export class Tail {
           seq = nextSeq;
           if (this.#closed) return;
           this.#parts.transport.send(frames);
+          this.#parts.stats.eventsSent += frames.length;
         }
         const from = sent;
         const through = Math.max(sent, run.firstSeq + run.count - 1);
@@ -267,7 +270,9 @@ export class Tail {
     }
     await replies.barrier();
     if (this.#closed) return;
-    transport.send(batches.flat());
+    const frames = batches.flat();
+    transport.send(frames);
+    this.#parts.stats.eventsSent += frames.length;
     for (const { jobId, traceId, frame } of children) {
       // In its turn, behind the answers to what was asked before: a client that tells answers by their order
       // would take it for one of those.
@@ -488,6 +493,7 @@ export class Tail {
         return await operation();
       } catch (error) {
         if (!(error instanceof StoreUnavailable) || this.#closed) throw error;
+        this.#parts.stats.storeErrors.delivery += 1;
         this.#parts.logger.warn(
           { err: error, session_id: this.#parts.session.sessionId },
           "store down; delivery waits",

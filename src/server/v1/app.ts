@@ -1,135 +1,106 @@
 /**
- * The HTTP API under `/v1`: what the protocol has no message for, for programs that keep no session. The
- * same tokens as on the wire, in a header; the same visibility; JSON in, JSON out (SRV-12 to SRV-15).
+ * The HTTP API under `/v1`: what the protocol has no message for, for programs that keep no session, and pages. The
+ * same tokens as on the wire, in a header or as a login; the same visibility; JSON in, JSON out (SRV-12 to SRV-15).
  */
-import { Hono, type MiddlewareHandler } from "hono";
-import type { ContentfulStatusCode } from "hono/utils/http-status";
 import { z } from "zod";
 import type { Conversations } from "../../conversation/index.ts";
 import type { Logger } from "../../logger.ts";
-import { ArcpError, REQUESTS } from "../../protocol/index.ts";
+import { ArcpError, newMessageId } from "../../protocol/index.ts";
 import type { Routes } from "../../routing/index.ts";
-import type { Runtime } from "../../runtime/index.ts";
+import { type Runtime, VERSION } from "../../runtime/index.ts";
+import type { Door } from "../auth/door.ts";
+import type { CountedRequest } from "../metrics.ts";
+import { accessRoutes } from "./access.ts";
+import { Api } from "./api.ts";
 import { conversationRoutes } from "./conversations.ts";
 import { deliveryRoutes } from "./deliveries.ts";
-import { COMMON_HEADERS, problemOf } from "./problem.ts";
-import { bodyOf, type Env, invalid, NoQuery, PAGE, parse, queryOf, UnsupportedBody } from "./request.ts";
+import { eventRoutes } from "./events.ts";
+import { jobRoutes } from "./jobs.ts";
+import { overviewRoutes } from "./overview.ts";
+import { COMMON_HEADERS, problemResponse } from "./problem.ts";
+import { type Env, invalid, UnsupportedBody } from "./request.ts";
 import { routeTable } from "./routes.ts";
+import { turnRoutes } from "./turns.ts";
 
-/** As `session.list_jobs` filters, flat. */
-const ListQuery = z.strictObject({ ...REQUESTS["session.list_jobs"].shape.filter.unwrap().shape, ...PAGE });
-const AnswerBody = z.strictObject({ answer: REQUESTS["x-vendor.holdfast.answer"].shape.answer });
-const CancelBody = z.strictObject({ reason: REQUESTS["job.cancel"].shape.reason });
-
-function respond(error: ArcpError, status?: number, headers: Record<string, string> = {}): Response {
-  const problem = problemOf(error, status);
-  return new Response(problem.body, { status: problem.status, headers: { ...problem.headers, ...headers } });
+export interface V1Options {
+  conversations: Conversations | undefined;
+  routes: Routes | undefined;
+  logger: Logger;
+  door: Door;
+  /** Told of each request that was answered. */
+  counted(request: CountedRequest): void;
+  /** @default where the request came over TLS */
+  secureCookies?: boolean | undefined;
 }
 
-/** Wall milliseconds as the store takes them. */
-const wallOf = (time: string | undefined): number | undefined => (time === undefined ? undefined : Date.parse(time));
+export interface V1 {
+  fetch(request: Request, bindings: Env["Bindings"]): Response | Promise<Response>;
+}
 
-export function v1App(
-  runtime: Runtime,
-  parts: { conversations: Conversations | undefined; routes: Routes | undefined; logger: Logger },
-): Hono<Env> {
-  const { conversations, routes, logger } = parts;
-  const app = new Hono<Env>().basePath("/v1");
-
-  const authenticated: MiddlewareHandler<Env> = async (context, next) => {
-    const token = /^Bearer +(\S+)$/i.exec(context.req.header("authorization") ?? "")?.[1];
-    const identity = token === undefined ? undefined : await runtime.authenticate(token);
-    if (identity === undefined) {
-      throw new ArcpError("UNAUTHENTICATED", "Send a good token as `Authorization: Bearer TOKEN`.");
-    }
-    context.set("principal", identity.principal);
-    context.set("operator", identity.operator === true);
-    await next();
-  };
-  /** The last word on a path: its methods are those registered before. */
-  const others = (path: string, allowed: string) =>
-    app.all(path, (context) =>
-      respond(invalid(`${context.req.method} is not possible here; ${allowed} is.`), 405, { allow: allowed }),
-    );
+export function v1App(runtime: Runtime, options: V1Options): V1 {
+  const { conversations, routes, logger, door } = options;
+  const { clock } = runtime;
+  const api = new Api(door);
+  const { app } = api;
 
   app.use(async (context, next) => {
+    const requestId = newMessageId();
+    const since = clock.monotonic();
+    context.set("requestId", requestId);
     await next();
     for (const [name, value] of Object.entries(COMMON_HEADERS)) context.header(name, value);
+    context.header("x-request-id", requestId);
+    const { method } = context.req;
+    const ms = clock.monotonic() - since;
+    options.counted({ route: context.get("route"), method, status: context.res.status, ms });
+    const line = {
+      request_id: requestId,
+      method,
+      route: context.get("route"),
+      // Names the job or the conversation.
+      path: context.req.path.slice(0, 256),
+      status: context.res.status,
+      ms: Math.round(ms),
+      principal: context.get("principal"),
+    };
+    // What an operator changes is told, whatever it is (SRV-19).
+    if (method !== "GET" && method !== "HEAD" && context.get("operator")) {
+      logger.info({ audit: "operator.request", ...line }, "an operator's request");
+    } else {
+      logger.debug(line, "a request under /v1");
+    }
   });
-  app.get("/health", (context) => {
-    parse(NoQuery, queryOf(context.req.url), "query");
-    return context.json({ status: "ok" });
-  });
-  others("/health", "GET, HEAD");
 
-  app.get("/jobs", authenticated, async (context) => {
-    const query = parse(ListQuery, queryOf(context.req.url), "query");
-    const { created_after, created_before, ...rest } = query;
-    const page = await runtime.jobs.list(context.get("principal"), {
-      ...rest,
-      createdAfter: wallOf(created_after),
-      createdBefore: wallOf(created_before),
-    });
-    return context.json(page);
-  });
-  others("/jobs", "GET, HEAD");
-
-  app.get("/jobs/:id", authenticated, async (context) => {
-    parse(NoQuery, queryOf(context.req.url), "query");
-    return context.json(await runtime.jobs.get(context.req.param("id"), context.get("principal")));
-  });
-  others("/jobs/:id", "GET, HEAD");
-
-  app.get("/jobs/:id/result", authenticated, async (context) => {
-    parse(NoQuery, queryOf(context.req.url), "query");
-    const jobId = context.req.param("id");
-    const outcome = await runtime.jobs.result(jobId, context.get("principal"));
-    const status: ContentfulStatusCode = outcome.status === "pending" || outcome.status === "running" ? 202 : 200;
-    return context.json({ job_id: jobId, ...outcome }, status);
-  });
-  others("/jobs/:id/result", "GET, HEAD");
-
-  app.post("/jobs/:id/cancel", authenticated, async (context) => {
-    parse(NoQuery, queryOf(context.req.url), "query");
-    const { reason } = parse(CancelBody, await bodyOf(context.req), "body");
-    const jobId = context.req.param("id");
-    const answer = await runtime.jobs.cancel(jobId, context.get("principal"), reason, {
-      operator: context.get("operator"),
-    });
-    return context.json({ job_id: jobId, ...answer }, answer.outcome === "requested" ? 202 : 200);
-  });
-  others("/jobs/:id/cancel", "POST");
-
-  app.get("/jobs/:id/questions", authenticated, async (context) => {
-    parse(NoQuery, queryOf(context.req.url), "query");
-    const jobId = context.req.param("id");
-    const questions = await runtime.jobs.questions(jobId, context.get("principal"));
-    return context.json({ job_id: jobId, questions });
-  });
-  others("/jobs/:id/questions", "GET, HEAD");
-
-  app.post("/jobs/:id/questions/:question/answer", authenticated, async (context) => {
-    parse(NoQuery, queryOf(context.req.url), "query");
-    const { answer } = parse(AnswerBody, await bodyOf(context.req), "body");
-    const { id: jobId, question: questionId } = context.req.param();
-    await runtime.jobs.answer(jobId, questionId, context.get("principal"), answer);
-    return context.json({ job_id: jobId, question_id: questionId, outcome: "accepted" });
-  });
-  others("/jobs/:id/questions/:question/answer", "POST");
-
+  overviewRoutes(api, runtime);
+  accessRoutes(api, { runtime, door, clock, logger, secureCookies: options.secureCookies });
+  jobRoutes(api, runtime);
+  eventRoutes(api, runtime);
   if (conversations !== undefined) {
-    const given = { conversations, clock: runtime.clock, logger, authenticated, others };
-    conversationRoutes(app, given);
-    deliveryRoutes(app, given);
+    conversationRoutes(api, { conversations, clock, logger });
+    turnRoutes(api, { conversations, clock, logger });
+    deliveryRoutes(api, { conversations, clock, logger });
   }
-  if (routes !== undefined) routeTable(app, { routes, authenticated, others });
+  if (routes !== undefined) routeTable(api, { routes });
+  api.route(
+    {
+      method: "get",
+      path: "/openapi.json",
+      access: "open",
+      tag: "service",
+      summary: "This document.",
+      answers: { 200: { description: "OpenAPI 3.1.", schema: z.looseObject({ openapi: z.string() }) } },
+    },
+    ({ context }) => context.json(document),
+  );
+  api.seal();
+  const document = api.document(VERSION);
 
-  app.notFound((context) => respond(invalid(`Nothing is served at ${context.req.path.slice(0, 256)}.`), 404));
+  app.notFound((context) => problemResponse(invalid(`Nothing is served at ${context.req.path.slice(0, 256)}.`), 404));
   app.onError((error) => {
-    if (error instanceof ArcpError) return respond(error);
-    if (error instanceof UnsupportedBody) return respond(invalid("body: send application/json."), 415);
+    if (error instanceof ArcpError) return problemResponse(error);
+    if (error instanceof UnsupportedBody) return problemResponse(invalid("body: send application/json."), 415);
     logger.error({ err: error }, "a request under /v1 failed");
-    return respond(new ArcpError("INTERNAL_ERROR", "The runtime failed on this request; its log says why."));
+    return problemResponse(new ArcpError("INTERNAL_ERROR", "The runtime failed on this request; its log says why."));
   });
   return app;
 }

@@ -2,23 +2,19 @@
  * Conversations and their locks under `/v1` (SRV-17, SRV-18). Who sees which, {@link Conversations} decides: one that
  * is not for the principal is not there. To break a lock takes an operator.
  */
-import type { Context, Hono, MiddlewareHandler } from "hono";
 import { z } from "zod";
 import type { Clock } from "../../clock.ts";
 import type { Conversations } from "../../conversation/index.ts";
 import type { Logger } from "../../logger.ts";
-import { ArcpError } from "../../protocol/index.ts";
 import { inTime } from "../../runtime/in-time.ts";
 import type { ConversationRecord, LockRecord, TurnRecord } from "../../store/store.ts";
-import { bodyOf, type Env, NoQuery, PAGE, parse, queryOf } from "./request.ts";
+import type { Api } from "./api.ts";
+import { askerOf, PAGE } from "./request.ts";
 
 export interface ConversationRoutes {
   conversations: Conversations;
   clock: Clock;
   logger: Logger;
-  authenticated: MiddlewareHandler<Env>;
-  /** Answers what other methods ask of a path. */
-  others(path: string, allowed: string): void;
 }
 
 const MAX_REASON_CHARS = 1024;
@@ -37,62 +33,149 @@ const BreakBody = z.strictObject({
     .refine((reason) => reason.trim() !== "", "say why; it is empty"),
 });
 
-const whoAsks = (context: Context<Env>) => ({
-  principal: context.get("principal"),
-  operator: context.get("operator"),
+const Lock = z.object({
+  holder: z.string(),
+  epoch: z.int(),
+  node_id: z.string(),
+  pid: z.int().nullable(),
+  host: z.string().nullable(),
+  since: z.iso.datetime(),
+  until: z.iso.datetime(),
+  job_id: z.string().nullable(),
 });
+const Conversation = z.object({
+  conversation_id: z.string(),
+  source: z.string(),
+  key: z.unknown(),
+  principal: z.string().nullable(),
+  user_id: z.string(),
+  created_at: z.iso.datetime(),
+  active_at: z.iso.datetime(),
+  queued: z.int(),
+  lock: Lock.nullable(),
+});
+const Turn = z.object({
+  job_id: z.string(),
+  agent: z.string(),
+  user_id: z.string(),
+  message_id: z.string().optional(),
+  state: z.enum(["queued", "running", "ended"]),
+  place: z.int().optional(),
+  status: z.string(),
+  epoch: z.int().optional(),
+  submitted_at: z.iso.datetime(),
+});
+const Deleted = z.object({ conversation_id: z.string(), outcome: z.literal("deleted") });
+const Broken = z.object({ conversation_id: z.string(), outcome: z.literal("broken"), lock: Lock });
 
-export function conversationRoutes(app: Hono<Env>, parts: ConversationRoutes): void {
-  const { conversations, clock, logger, authenticated, others } = parts;
+export function conversationRoutes(api: Api, parts: ConversationRoutes): void {
+  const { conversations, clock, logger } = parts;
+  const tag = "conversations";
   const ask = <T>(work: () => Promise<T>) => inTime(work, { clock, logger, timeoutMs: STORE_TIMEOUT_MS });
 
-  app.get("/conversations", authenticated, async (context) => {
-    const { locked, limit, cursor } = parse(ListQuery, queryOf(context.req.url), "query");
-    const page = await ask(() =>
-      conversations.list(whoAsks(context), { lockedOnly: locked === "true", limit, cursor }),
-    );
-    return context.json({
-      conversations: page.conversations.map(conversationForWire),
-      next_cursor: page.nextCursor ?? null,
-    });
-  });
-  others("/conversations", "GET, HEAD");
+  api.route(
+    {
+      method: "get",
+      path: "/conversations",
+      access: "look",
+      tag,
+      summary: "Conversations, newest activity first.",
+      query: ListQuery,
+      answers: {
+        200: {
+          description: "A page.",
+          schema: z.object({ conversations: z.array(Conversation), next_cursor: z.string().nullable() }),
+        },
+      },
+    },
+    async ({ query, context }) => {
+      const { locked, limit, cursor } = query;
+      const page = await ask(() =>
+        conversations.list(askerOf(context), { lockedOnly: locked === "true", limit, cursor }),
+      );
+      return context.json({
+        conversations: page.conversations.map(conversationForWire),
+        next_cursor: page.nextCursor ?? null,
+      });
+    },
+  );
 
-  app.get("/conversations/:id", authenticated, async (context) => {
-    parse(NoQuery, queryOf(context.req.url), "query");
-    const { conversation, turns } = await ask(() => conversations.get(context.req.param("id"), whoAsks(context)));
-    return context.json({ ...conversationForWire(conversation), turns: turns.map(turnForWire) });
-  });
-  app.delete("/conversations/:id", authenticated, async (context) => {
-    parse(NoQuery, queryOf(context.req.url), "query");
-    const id = context.req.param("id");
-    await ask(() => conversations.delete(id, whoAsks(context)));
-    return context.json({ conversation_id: id, outcome: "deleted" });
-  });
-  others("/conversations/:id", "GET, HEAD, DELETE");
+  api.route(
+    {
+      method: "get",
+      path: "/conversations/{id}",
+      access: "look",
+      tag,
+      summary: "One conversation with its lock and its turns.",
+      answers: { 200: { description: "As it stands.", schema: Conversation.extend({ turns: z.array(Turn) }) } },
+    },
+    async ({ param, context }) => {
+      const { conversation, turns } = await ask(() => conversations.get(param("id"), askerOf(context)));
+      return context.json({ ...conversationForWire(conversation), turns: turns.map(turnForWire) });
+    },
+  );
 
-  app.post("/conversations/:id/lock/break", authenticated, async (context) => {
-    parse(NoQuery, queryOf(context.req.url), "query");
-    const { principal, operator } = whoAsks(context);
-    if (!operator) {
-      throw new ArcpError("PERMISSION_DENIED", "Only an operator breaks locks; ask with an operator's token.");
-    }
-    const { reason } = parse(BreakBody, await bodyOf(context.req), "body");
-    const id = context.req.param("id");
-    const lock = await ask(() => conversations.locks.breakLock(id, { principal, reason }));
-    return context.json({ conversation_id: id, outcome: "broken", lock: lockForWire(lock) });
-  });
-  others("/conversations/:id/lock/break", "POST");
+  api.route(
+    {
+      method: "delete",
+      path: "/conversations/{id}",
+      access: "change",
+      tag,
+      summary: "Remove a conversation that nobody works on.",
+      answers: { 200: { description: "It is gone.", schema: Deleted } },
+    },
+    async ({ param, context }) => {
+      const id = param("id");
+      await ask(() => conversations.delete(id, askerOf(context)));
+      return context.json({ conversation_id: id, outcome: "deleted" });
+    },
+  );
 
-  app.get("/locks", authenticated, async (context) => {
-    const { limit, cursor } = parse(LocksQuery, queryOf(context.req.url), "query");
-    const page = await ask(() => conversations.list(whoAsks(context), { lockedOnly: true, limit, cursor }));
-    const locks = page.conversations.flatMap(({ conversationId, lock }) =>
-      lock === undefined ? [] : [{ conversation_id: conversationId, ...lockForWire(lock) }],
-    );
-    return context.json({ locks, next_cursor: page.nextCursor ?? null });
-  });
-  others("/locks", "GET, HEAD");
+  api.route(
+    {
+      method: "post",
+      path: "/conversations/{id}/lock/break",
+      access: "operator",
+      tag,
+      summary: "Free a lock, and end the job that holds it.",
+      body: BreakBody,
+      answers: { 200: { description: "The lock as it was.", schema: Broken } },
+    },
+    async ({ body, param, context }) => {
+      const id = param("id");
+      const { principal } = askerOf(context);
+      const lock = await ask(() => conversations.locks.breakLock(id, { principal, reason: body.reason }));
+      return context.json({ conversation_id: id, outcome: "broken", lock: lockForWire(lock) });
+    },
+  );
+
+  api.route(
+    {
+      method: "get",
+      path: "/locks",
+      access: "look",
+      tag,
+      summary: "Locks that are held.",
+      query: LocksQuery,
+      answers: {
+        200: {
+          description: "A page.",
+          schema: z.object({
+            locks: z.array(Lock.extend({ conversation_id: z.string() })),
+            next_cursor: z.string().nullable(),
+          }),
+        },
+      },
+    },
+    async ({ query, context }) => {
+      const { limit, cursor } = query;
+      const page = await ask(() => conversations.list(askerOf(context), { lockedOnly: true, limit, cursor }));
+      const locks = page.conversations.flatMap(({ conversationId, lock }) =>
+        lock === undefined ? [] : [{ conversation_id: conversationId, ...lockForWire(lock) }],
+      );
+      return context.json({ locks, next_cursor: page.nextCursor ?? null });
+    },
+  );
 }
 
 const iso = (wallMs: number): string => new Date(wallMs).toISOString();

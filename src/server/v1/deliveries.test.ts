@@ -63,7 +63,7 @@ async function newServer(stack: AsyncDisposableStack) {
 const idsOf = ({ json }: { json: Row }): unknown[] => (json["deliveries"] as Row[]).map((row) => row["delivery_id"]);
 
 test(
-  "[SRV-21] deliveries are listed newest first, by state, channel and conversation, and shown",
+  "[SRV-35] deliveries are listed newest first, by state, channel and conversation, and shown",
   DEADLINE,
   async () => {
     await using stack = new AsyncDisposableStack();
@@ -106,7 +106,7 @@ test(
 );
 
 test(
-  "[SRV-21] what failed is tried again or discarded by who may see it, with a line for the audit",
+  "[SRV-35] what failed is tried again or discarded by who may see it, with a line for the audit",
   DEADLINE,
   async () => {
     await using stack = new AsyncDisposableStack();
@@ -142,7 +142,7 @@ test(
   },
 );
 
-test("[SRV-21] what cannot be asked is told by its name", DEADLINE, async () => {
+test("[SRV-35] what cannot be asked is told by its name", DEADLINE, async () => {
   await using stack = new AsyncDisposableStack();
   const { ask } = await newServer(stack);
   for (const [target, said] of [

@@ -2,7 +2,7 @@
  * Failures over HTTP: RFC 9457 problems made of the error table, so that a client finds the code, the
  * message and whether to try again under the same names as on the wire (SRV-14).
  */
-import { STATUS_CODES } from "node:http";
+import { type ServerResponse, STATUS_CODES } from "node:http";
 import { type ArcpError, DETAIL_CODES, type DetailRow, ERROR_TABLE } from "../../protocol/index.ts";
 
 export const PROBLEM_TYPE = "application/problem+json";
@@ -42,6 +42,21 @@ export function problemOf(error: ArcpError, status = statusOf(error)): Problem {
       ...(details === undefined ? {} : { details }),
     }),
   };
+}
+
+export function tellProblem(
+  response: ServerResponse,
+  error: ArcpError,
+  status?: number,
+  headers: Record<string, string> = {},
+): void {
+  const problem = problemOf(error, status);
+  response.writeHead(problem.status, { ...problem.headers, ...headers }).end(problem.body);
+}
+
+export function problemResponse(error: ArcpError, status?: number, headers: Record<string, string> = {}): Response {
+  const problem = problemOf(error, status);
+  return new Response(problem.body, { status: problem.status, headers: { ...problem.headers, ...headers } });
 }
 
 /** Where neither table has a status of its own: `details.reason`, as conversations give it. */

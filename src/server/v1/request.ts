@@ -1,9 +1,31 @@
 /** What a request under `/v1` brings, read and checked: a failure names the field (SRV-14). */
+import type { Context } from "hono";
 import { z } from "zod";
 import { ArcpError, describeIssue, REQUESTS } from "../../protocol/index.ts";
+import type { Identity, Role } from "../../runtime/index.ts";
+import type { Login } from "../auth/logins.ts";
 
-/** What is known of who asks. */
-export type Env = { Variables: { principal: string; operator: boolean } };
+export type Env = {
+  Bindings: {
+    /** Of the peer. */
+    address: string;
+    /** Whether what it sent came over TLS. */
+    secure: boolean;
+    /** The connection broke off, or the server goes. */
+    gone: AbortSignal;
+  };
+  Variables: {
+    requestId: string;
+    /** As declared: `/v1/jobs/{id}`. */
+    route: string;
+    // What is known of who asks, once it is let in.
+    identity: Identity;
+    principal: string;
+    role: Role;
+    operator: boolean;
+    login: Login;
+  };
+};
 
 /** The parameters of every list. */
 export const PAGE = {
@@ -16,7 +38,11 @@ export const PAGE = {
   cursor: REQUESTS["session.list_jobs"].shape.cursor.unwrap().unwrap().optional(),
 };
 
-export const NoQuery = z.strictObject({});
+/** Whose eyes a request sees with. */
+export const askerOf = (context: Context<Env>): { principal: string; operator: boolean } => ({
+  principal: context.get("principal"),
+  operator: context.get("operator"),
+});
 
 export const invalid = (message: string): ArcpError => new ArcpError("INVALID_REQUEST", message);
 

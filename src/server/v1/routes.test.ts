@@ -39,7 +39,7 @@ async function newServer(stack: AsyncDisposableStack, withRoutes = true) {
 
 const lookup = (text: string): string => `?${new URLSearchParams({ key: text })}`;
 
-test("[SRV-20] an operator sets a route, looks it up and sees the table with its counters", DEADLINE, async () => {
+test("[SRV-34] an operator sets a route, looks it up and sees the table with its counters", DEADLINE, async () => {
   await using stack = new AsyncDisposableStack();
   const { ask, put, routes, clock } = await newServer(stack);
   const route = { externalRoomId: "C1", note: { a: 1 } };
@@ -66,7 +66,7 @@ test("[SRV-20] an operator sets a route, looks it up and sees the table with its
   assert.deepEqual((await put({ key: TEXT, route })).status, 503);
 });
 
-test("[SRV-20] what a route holds that JSON cannot say breaks no listing", DEADLINE, async () => {
+test("[SRV-34] what a route holds that JSON cannot say breaks no listing", DEADLINE, async () => {
   await using stack = new AsyncDisposableStack();
   const { ask, routes } = await newServer(stack);
   const loop: Record<string, unknown> = { externalRoomId: 7 };
@@ -81,7 +81,7 @@ test("[SRV-20] what a route holds that JSON cannot say breaks no listing", DEADL
   );
 });
 
-test("[SRV-20] others than operators are refused, and bad input is told by its field", DEADLINE, async () => {
+test("[SRV-34] others than operators are refused, and bad input is told by its field", DEADLINE, async () => {
   await using stack = new AsyncDisposableStack();
   const { ask, put, routes } = await newServer(stack);
   const route = { externalRoomId: "C1" };
@@ -112,7 +112,7 @@ test("[SRV-20] others than operators are refused, and bad input is told by its f
   assert.equal(routes.get(KEY).ok, false);
 });
 
-test("[SRV-20] a server without a table serves none", DEADLINE, async () => {
+test("[SRV-34] a server without a table serves none", DEADLINE, async () => {
   await using stack = new AsyncDisposableStack();
   const { ask } = await newServer(stack, false);
   assert.equal((await ask("")).status, 404);

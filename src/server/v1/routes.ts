@@ -1,8 +1,7 @@
 /**
- * The table of routes under `/v1` (SRV-20), for operators: it says where everybody's answers go. A key is given as
+ * The table of routes under `/v1` (SRV-34), for operators: it says where everybody's answers go. A key is given as
  * its text (RTE-1), in the query, since a slash in a path means something else.
  */
-import type { Hono, MiddlewareHandler } from "hono";
 import { z } from "zod";
 import { ArcpError } from "../../protocol/index.ts";
 import {
@@ -14,14 +13,8 @@ import {
   RoutingError,
   readRouteKey,
 } from "../../routing/index.ts";
-import { bodyOf, type Env, invalid, NoQuery, PAGE, parse, queryOf } from "./request.ts";
-
-export interface RouteTable {
-  routes: Routes;
-  authenticated: MiddlewareHandler<Env>;
-  /** Answers what other methods ask of a path. */
-  others(path: string, allowed: string): void;
-}
+import type { Api } from "./api.ts";
+import { invalid, PAGE } from "./request.ts";
 
 const DEFAULT_LIMIT = 50;
 /** Four parts of 1,024 characters, each of them escaped. */
@@ -35,60 +28,97 @@ const SetBody = z.strictObject({
   ttl_ms: z.number().optional(),
 });
 
-export function routeTable(app: Hono<Env>, { routes, authenticated, others }: RouteTable): void {
-  const operator: MiddlewareHandler<Env> = async (context, next) => {
-    if (!context.get("operator")) {
-      throw new ArcpError("PERMISSION_DENIED", "Only an operator sees or sets routes; ask with an operator's token.");
-    }
-    await next();
-  };
+const Counters = z.looseObject({});
+const RouteEntry = z.object({
+  key: z.string(),
+  partition: z.int(),
+  route: z.unknown(),
+  updated_at: z.iso.datetime(),
+  expires_at: z.iso.datetime(),
+});
+const Table = z.object({
+  name: z.string(),
+  ttl_ms: z.int(),
+  max_entries_per_partition: z.int(),
+  routes: z.array(RouteEntry),
+  partitions: z.array(Counters),
+});
+const Found = RouteEntry.partial({ updated_at: true, expires_at: true }).extend({ reason: z.string().optional() });
+const Stored = RouteEntry.extend({ outcome: z.literal("set") }).partial({
+  route: true,
+  updated_at: true,
+  expires_at: true,
+});
 
-  app.get("/routes", authenticated, operator, (context) => {
-    const { limit = DEFAULT_LIMIT, key: text } = parse(ListQuery, queryOf(context.req.url), "query");
-    if (text !== undefined) {
+export function routeTable(api: Api, { routes }: { routes: Routes }): void {
+  const tag = "routes";
+  api.route(
+    {
+      method: "get",
+      path: "/routes",
+      access: "operator",
+      tag,
+      summary: "The table of routes with its counters; with `key`, the route of that key.",
+      query: ListQuery,
+      answers: { 200: { description: "The newest routes, or the one.", schema: z.union([Table, Found]) } },
+    },
+    ({ query, context }) => {
+      const { limit = DEFAULT_LIMIT, key: text } = query;
+      if (text !== undefined) {
+        const key = keyOf(text);
+        const found = routes.get(key);
+        return context.json({
+          key: text,
+          partition: routes.partitionOf(key),
+          ...(found.ok ? recordForWire(found) : { route: null, reason: found.reason }),
+        });
+      }
+      const { name, ttlMs, maxEntriesPerPartition } = routes.config();
+      return context.json({
+        name,
+        ttl_ms: ttlMs,
+        max_entries_per_partition: maxEntriesPerPartition,
+        routes: routes.newest(limit).map(({ routeKey, partition, ...record }) => ({
+          key: formatRouteKey(routeKey),
+          partition,
+          ...recordForWire(record),
+        })),
+        partitions: routes.counters(),
+      });
+    },
+  );
+
+  api.route(
+    {
+      method: "put",
+      path: "/routes",
+      access: "operator",
+      tag,
+      summary: "Set the route of a key.",
+      body: SetBody,
+      answers: { 200: { description: "As it is stored.", schema: Stored } },
+    },
+    ({ body, context }) => {
+      const { key: text, route, ttl_ms: ttlMs } = body;
       const key = keyOf(text);
-      const found = routes.get(key);
+      const { ttlMs: own } = routes.config();
+      if (ttlMs !== undefined && (!Number.isSafeInteger(ttlMs) || ttlMs < 1)) {
+        throw invalid(`body.ttl_ms: ${ttlMs} is no whole number from 1; leave it out for the table's own, ${own}.`);
+      }
+      const set = routes.set(key, route as Route, ttlMs === undefined ? {} : { ttlMs });
+      if (!set.ok && set.reason === "partition_unavailable") {
+        throw ArcpError.detail("STORE_UNAVAILABLE", set.message, { reason: set.reason });
+      }
+      if (!set.ok) throw invalid(`body.${set.message}`);
+      const stored = routes.get(key);
       return context.json({
         key: text,
         partition: routes.partitionOf(key),
-        ...(found.ok ? recordForWire(found) : { route: null, reason: found.reason }),
+        outcome: "set",
+        ...(stored.ok ? recordForWire(stored) : {}),
       });
-    }
-    const { name, ttlMs, maxEntriesPerPartition } = routes.config();
-    return context.json({
-      name,
-      ttl_ms: ttlMs,
-      max_entries_per_partition: maxEntriesPerPartition,
-      routes: routes.newest(limit).map(({ routeKey, partition, ...record }) => ({
-        key: formatRouteKey(routeKey),
-        partition,
-        ...recordForWire(record),
-      })),
-      partitions: routes.counters(),
-    });
-  });
-  app.put("/routes", authenticated, operator, async (context) => {
-    parse(NoQuery, queryOf(context.req.url), "query");
-    const { key: text, route, ttl_ms: ttlMs } = parse(SetBody, await bodyOf(context.req), "body");
-    const key = keyOf(text);
-    const { ttlMs: own } = routes.config();
-    if (ttlMs !== undefined && (!Number.isSafeInteger(ttlMs) || ttlMs < 1)) {
-      throw invalid(`body.ttl_ms: ${ttlMs} is no whole number from 1; leave it out for the table's own, ${own}.`);
-    }
-    const set = routes.set(key, route as Route, ttlMs === undefined ? {} : { ttlMs });
-    if (!set.ok && set.reason === "partition_unavailable") {
-      throw ArcpError.detail("STORE_UNAVAILABLE", set.message, { reason: set.reason });
-    }
-    if (!set.ok) throw invalid(`body.${set.message}`);
-    const stored = routes.get(key);
-    return context.json({
-      key: text,
-      partition: routes.partitionOf(key),
-      outcome: "set",
-      ...(stored.ok ? recordForWire(stored) : {}),
-    });
-  });
-  others("/routes", "GET, HEAD, PUT");
+    },
+  );
 }
 
 /** @throws ArcpError INVALID_REQUEST */

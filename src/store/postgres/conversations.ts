@@ -24,7 +24,7 @@ import { releaseBindings } from "./bindings.ts";
 import type { SqlValue, Transaction } from "./database.ts";
 import { insertDelivery, isDelivering } from "./delivery-rows.ts";
 import type { Engine } from "./engine.ts";
-import { endJob, headOf, insertJob, lockToEnd, runsTooMany, wishEnd } from "./jobs.ts";
+import { endJob, headOf, insertJob, lockToEnd, NO_SESSION, runsTooMany, wishEnd } from "./jobs.ts";
 import { deadNode, keepAlive, requireLiveNode } from "./live-node.ts";
 import { FREE_LOCK, lockForTurn, lockStarted, STARTED_ONCE, takeHead } from "./turns.ts";
 
@@ -115,9 +115,6 @@ export function conversationFacet(engine: Engine): ConversationFacet {
     endUnserved: (given) => engine.write((db) => endUnserved(db, given)),
   };
 }
-
-/** Of a job that no session submitted. */
-const NO_SESSION = 0;
 
 // ------------------------------------------------------------------------------------- conversations
 

@@ -11,6 +11,8 @@ import {
   type EventPage,
   type JobFacet,
   type JobRecord,
+  type JobStart,
+  type JobStartOutcome,
   type ListEntry,
   type ListPage,
   type ListQuery,
@@ -23,6 +25,8 @@ import {
 import { claimJobs } from "./claims.ts";
 import type { SqlValue, Transaction } from "./database.ts";
 import type { Engine } from "./engine.ts";
+import { heldKey, holdKey } from "./idempotency.ts";
+import { requireLiveNode } from "./live-node.ts";
 import { endTurn, handedOver, queueAgain, takeHead } from "./turns.ts";
 
 /** Bounds of a page (STO-7). */
@@ -94,6 +98,10 @@ export function jobFacet(engine: Engine, append: (batch: AppendBatch) => Promise
     get: (jobId) => engine.single((db) => get(db, jobId)),
     list: (query) => engine.single((db) => list(db, query)),
     spawn: (child) => engine.write((db) => spawn(db, child)),
+    start: (given) =>
+      given.idempotency === undefined
+        ? engine.write((db) => start(db, given))
+        : engine.writeInOrder(`key ${given.principal} ${given.idempotency.key}`, (db) => start(db, given)),
     descendants: (jobId) => engine.single((db) => descendants(db, jobId)),
     checkpoint: ({ jobId, runEpoch, value }) =>
       engine.write(async (db) => {
@@ -171,6 +179,28 @@ export async function insertJob(db: Transaction, job: NewJob, origin: JobOrigin)
     job.restarts ?? 0,
   );
   return (row as { job_key: number }).job_key;
+}
+
+/** Of jobs that no session submitted: none has this key. */
+export const NO_SESSION = 0;
+
+/** A job that no session submitted. */
+async function start(db: Transaction, given: JobStart): Promise<JobStartOutcome> {
+  const { principal, nodeId, job, idempotency, acceptedPayload, now } = given;
+  await requireLiveNode(db, nodeId);
+  const held = idempotency && (await heldKey(db, principal, idempotency.key, now));
+  if (held !== undefined) {
+    return held.digest === idempotency?.fingerprint
+      ? { outcome: "repeated", jobId: held.jobId }
+      : { outcome: "duplicate_key" };
+  }
+  if (await runsTooMany(db, principal, given.maxRunningJobsPerPrincipal)) return { outcome: "limit_exceeded" };
+  const jobKey = await insertJob(db, job, { principal, sessionKey: NO_SESSION, nodeId, now });
+  if (idempotency !== undefined) {
+    const { key, fingerprint: digest, ttlMs } = idempotency;
+    await holdKey(db, { principal, key, digest, ttlMs, jobKey, acceptedPayload, now });
+  }
+  return { outcome: "created" };
 }
 
 /** A delegated job: its parent's principal, session and node, and nobody follows it yet. */

@@ -10,7 +10,15 @@ import pg from "pg";
 import { type PostgresServer, postgresServer, queryOnce } from "../../../test/postgres.ts";
 import { sleep, systemClock } from "../../clock.ts";
 import { ManualClock } from "../../testing/manual-clock.ts";
-import { type AppendBatch, type ConnectionRef, type Hint, type Store, StoreUnavailable } from "../store.ts";
+import {
+  type Abandonable,
+  type AppendBatch,
+  type ConnectionRef,
+  type Hint,
+  type Store,
+  StoreRefusal,
+  StoreUnavailable,
+} from "../store.ts";
 import { type PooledClient, type PostgresOptions, type PostgresPool, postgres } from "./index.ts";
 
 /** How long anything here may take. */
@@ -109,8 +117,9 @@ async function scene(store: Store, jobs: number, sessionId = "sess_1", nodeId = 
   return session;
 }
 
-const submit = (store: Store, session: ConnectionRef, jobId: string, nodeId = NODE) =>
+const submit = (store: Store, session: ConnectionRef, jobId: string, nodeId = NODE, given: Abandonable = {}) =>
   store.requests.submit({
+    ...given,
     sessionId: session.sessionId,
     connectionEpoch: session.connectionEpoch,
     messageId: `submit ${jobId}`,
@@ -484,6 +493,21 @@ describe("PostgreSQL", { skip }, () => {
     const held = await store.conversations.acquire({ ...claim, holder: "me", now: now() - 10 * hour });
     assert.ok(held !== undefined && Math.abs(held.lock.expiresAt - (now() + hour)) < hour / 2);
     assert.equal(await store.conversations.acquire({ ...claim, holder: "other", now: now() + 10 * hour }), undefined);
+  });
+
+  test("[STO-12] a submit that is given up while it is being stored leaves nothing", async () => {
+    await using place = await Place.make();
+    const store = await place.open();
+    const session = await scene(store, 0);
+    let asked = 0;
+    const abandoned = () => {
+      asked += 1;
+      return asked > 1;
+    };
+    const given = submit(store, session, "job_1", NODE, { abandoned });
+    await assert.rejects(given, (error) => error instanceof StoreRefusal && error.reason === "abandoned");
+    assert.equal(await store.jobs.get("job_1"), undefined);
+    assert.equal((await submit(store, session, "job_1")).outcome, "created");
   });
 
   // ------------------------------------------------------------------------------------- the schema

@@ -23,6 +23,7 @@ import type { Transaction } from "./database.ts";
 import type { Engine } from "./engine.ts";
 import { fence, fenceRead, type SessionRow } from "./fence.ts";
 import { openFollowAt } from "./follows.ts";
+import { heldKey, holdKey } from "./idempotency.ts";
 import { insertJob, type JobHead, keepJob, lockToEnd, runsTooMany, unknownJob, wishEnd } from "./jobs.ts";
 import { requireLiveNode } from "./live-node.ts";
 import { storeReply } from "./replies.ts";
@@ -150,24 +151,12 @@ async function repeatedSubmit(
   if (idempotency === undefined) {
     return undefined;
   }
-  // A key that is not there has no row to be locked, and of two submits that bring it one is the first.
-  await db.run(
-    "SELECT pg_advisory_xact_lock(hashtextextended('holdfast key ' || $1 || ' ' || $2, 0))",
-    principal,
-    idempotency.key,
-  );
-  const held = await db.get<{ digest: string; accepted_payload: string; job_id: string }>(
-    `SELECT i.digest, i.accepted_payload, j.job_id FROM $.idempotency i JOIN $.jobs j ON j.job_key = i.job_key
-     WHERE i.principal = $1 AND i.key = $2 AND i.expires_at > $3`,
-    principal,
-    idempotency.key,
-    now,
-  );
-  const head = held && (await keepJob(db, held.job_id));
+  const held = await heldKey(db, principal, idempotency.key, now);
+  const head = held && (await keepJob(db, held.jobId));
   if (held === undefined || head === undefined) {
     return undefined;
   }
-  return held.digest === idempotency.digest ? { head, acceptedPayload: held.accepted_payload } : "duplicate_key";
+  return held.digest === idempotency.digest ? { head, acceptedPayload: held.acceptedPayload } : "duplicate_key";
 }
 
 /** What a message makes of the submit that was a turn of its conversation before. Locks the conversation, and the job. */
@@ -221,18 +210,8 @@ async function newSubmit(db: Transaction, session: SessionRow, request: SubmitRe
       : await insertTurn(db, placed, turn, job, { ...by, acceptedPayload: request.acceptedPayload });
   await openFollowAt(db, session.session_key, jobKey, 0, true);
   if (idempotency !== undefined) {
-    await db.run(
-      `INSERT INTO $.idempotency (principal, key, digest, job_key, accepted_payload, expires_at)
-       VALUES ($1, $2, $3, $4, $5, $6)
-       ON CONFLICT (principal, key) DO UPDATE SET digest = excluded.digest, job_key = excluded.job_key,
-         accepted_payload = excluded.accepted_payload, expires_at = excluded.expires_at`,
-      principal,
-      idempotency.key,
-      idempotency.digest,
-      jobKey,
-      request.acceptedPayload,
-      now + idempotency.ttlMs,
-    );
+    const { acceptedPayload } = request;
+    await holdKey(db, { principal, ...idempotency, jobKey, acceptedPayload, now });
   }
   return placed === undefined ? { outcome: "created" } : { outcome: "created", place: placed.place };
 }

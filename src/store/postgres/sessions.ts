@@ -7,10 +7,12 @@ import {
   type NewNotice,
   type NewSession,
   type SessionFacet,
+  type SessionListPage,
+  type SessionListQuery,
   type StoredRun,
   StoreRefusal,
 } from "../store.ts";
-import type { Transaction } from "./database.ts";
+import type { SqlValue, Transaction } from "./database.ts";
 import type { Engine } from "./engine.ts";
 import { fence, fenceRead, SESSION_COLUMNS, type SessionRow, superseded } from "./fence.ts";
 import { openFollows } from "./follows.ts";
@@ -28,6 +30,7 @@ export function sessionFacet(engine: Engine): SessionFacet {
     create: (session) => engine.write((db) => create(db, session)),
     attach: (request) => engine.writeInOrder(request.sessionId, (db) => attach(db, request)),
     detach: (ref, now) => engine.inOrder(ref.sessionId, () => engine.singleTracked((db) => detach(db, ref, now))),
+    list: (query) => engine.single((db) => list(db, query)),
     storeRuns: runWriter(engine),
     storeNotice: (ref, notice) => engine.writeInOrder(ref.sessionId, (db) => storeNotice(db, ref, notice)),
     readRuns: (ref, afterSeq, limit) => engine.single((db) => readRuns(db, ref, afterSeq, limit)),
@@ -76,6 +79,59 @@ async function create(db: Transaction, session: NewSession): Promise<AttachedSes
     unprovenReplies: [],
     owesChildren: false,
   };
+}
+
+interface ListedRow extends SessionRow {
+  client_name: string;
+  client_version: string;
+  created_at: number;
+  node_id: string | null;
+  follows: number;
+  undelivered: number;
+}
+
+async function list(db: Transaction, query: SessionListQuery): Promise<SessionListPage> {
+  // Only what is asked for stands in the statement, so that each gets a plan of its own.
+  const values: SqlValue[] = [];
+  const given = (value: SqlValue): string => `$${values.push(value)}`;
+  const wanted = [`(s.resumable_until IS NULL OR s.resumable_until >= ${given(query.now)})`];
+  if (query.principal !== undefined) wanted.push(`s.principal = ${given(query.principal)}`);
+  if (query.cursor !== undefined) wanted.push(`s.session_key < ${given(keyOf(query.cursor))}`);
+  const rows = await db.all<ListedRow>(
+    `SELECT ${SESSION_COLUMNS}, s.node_id, c.client_name, c.client_version, c.created_at, open.follows, open.undelivered
+     FROM $.sessions s JOIN $.session_clients c ON c.session_key = s.session_key
+       CROSS JOIN LATERAL (
+         SELECT count(*) AS follows, coalesce(sum(h.last_n - f.position_n), 0)::bigint AS undelivered
+         FROM $.follows f JOIN $.job_heads h ON h.job_key = f.job_key
+         WHERE f.session_key = s.session_key AND f.open) AS open
+     WHERE ${wanted.join(" AND ")} ORDER BY s.session_key DESC LIMIT ${given(query.limit + 1)}`,
+    ...values,
+  );
+  const page = rows.slice(0, query.limit);
+  return {
+    sessions: page.map((row) => ({
+      sessionId: row.session_id,
+      principal: row.principal,
+      clientName: row.client_name,
+      clientVersion: row.client_version,
+      createdAt: row.created_at,
+      connectionEpoch: row.connection_epoch,
+      nodeId: row.node_id ?? undefined,
+      resumableUntil: row.resumable_until ?? undefined,
+      lastSeq: row.last_seq,
+      ackedSeq: row.acked_seq,
+      follows: row.follows,
+      undelivered: row.undelivered,
+    })),
+    nextCursor: rows.length > query.limit ? `s${page.at(-1)?.session_key.toString(36)}` : undefined,
+  };
+}
+
+/** Keys grow in the order of creation and are never given again. */
+function keyOf(cursor: string): number {
+  const key = /^s[0-9a-z]{1,10}$/.test(cursor) ? Number.parseInt(cursor.slice(1), 36) : Number.NaN;
+  if (!Number.isSafeInteger(key)) throw new StoreRefusal("bad_cursor", "the cursor is not one of this store's");
+  return key;
 }
 
 async function requireRoom(db: Transaction, session: NewSession): Promise<void> {

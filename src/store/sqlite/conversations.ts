@@ -19,7 +19,7 @@ import { releaseBindings } from "./bindings.ts";
 import type { Database } from "./database.ts";
 import { insertDelivery, isDelivering } from "./delivery-rows.ts";
 import type { Engine } from "./engine.ts";
-import { endJob, headOf, insertJob, runsTooMany, wishEnd } from "./jobs.ts";
+import { endJob, headOf, insertJob, NO_SESSION, runsTooMany, wishEnd } from "./jobs.ts";
 import { requireLiveNode } from "./live-node.ts";
 import { FREE_LOCK, lockForTurn, STARTED_ONCE, takeHead } from "./turns.ts";
 
@@ -157,8 +157,6 @@ const turnSize = (given: { job: NewJob; acceptedPayload: string }) => ({
   bytes: given.job.input.length + given.acceptedPayload.length,
 });
 const CLAIM_SIZE = { rows: 64 * 6, bytes: 0 };
-/** Of a job that no session submitted. */
-const NO_SESSION = 0;
 
 // ------------------------------------------------------------------------------------- conversations
 

@@ -11,6 +11,8 @@ import {
   type EventPage,
   type JobFacet,
   type JobRecord,
+  type JobStart,
+  type JobStartOutcome,
   type ListEntry,
   type ListPage,
   type ListQuery,
@@ -23,6 +25,8 @@ import {
 import { claimJobs } from "./claims.ts";
 import type { Database } from "./database.ts";
 import type { Engine } from "./engine.ts";
+import { heldKey, holdKey } from "./idempotency.ts";
+import { requireLiveNode } from "./live-node.ts";
 import { endTurn, handedOver, queueAgain, takeHead } from "./turns.ts";
 
 /** Bounds of a page (STO-7). */
@@ -83,6 +87,8 @@ export function jobFacet(engine: Engine): JobFacet {
       const waiting = await engine.read((db) => db.get("SELECT 1 FROM job_heads WHERE orphaned = 1 LIMIT 1"));
       return waiting === undefined ? [] : await engine.write((db) => claimJobs(db, claim));
     },
+    start: (given) =>
+      engine.write((db) => start(db, given), { rows: 3, bytes: given.job.input.length + given.acceptedPayload.length }),
     requestCancel: (wish) => engine.write((db) => requestCancel(db, wish)),
   };
 }
@@ -109,6 +115,9 @@ interface JobOrigin {
   acceptedPayload?: string;
   now: number;
 }
+
+/** Of jobs that no session submitted: none has this key. */
+export const NO_SESSION = 0;
 
 /** @returns its key */
 export function insertJob(db: Database, job: NewJob, origin: JobOrigin): number {
@@ -175,6 +184,25 @@ function runningHead(db: Database, jobId: string, runEpoch: number): JobHead {
   }
   requireRunning(head, jobId, runEpoch);
   return head;
+}
+
+/** A job that no session submitted. */
+function start(db: Database, given: JobStart): JobStartOutcome {
+  const { principal, nodeId, job, idempotency, acceptedPayload, now } = given;
+  requireLiveNode(db, nodeId);
+  const held = idempotency && heldKey(db, principal, idempotency.key, now);
+  if (held !== undefined) {
+    return held.digest === idempotency?.fingerprint
+      ? { outcome: "repeated", jobId: held.jobId }
+      : { outcome: "duplicate_key" };
+  }
+  if (runsTooMany(db, principal, given.maxRunningJobsPerPrincipal)) return { outcome: "limit_exceeded" };
+  const jobKey = insertJob(db, job, { principal, sessionKey: NO_SESSION, nodeId, now });
+  if (idempotency !== undefined) {
+    const { key, fingerprint: digest, ttlMs } = idempotency;
+    holdKey(db, { principal, key, digest, ttlMs, jobKey, acceptedPayload, now });
+  }
+  return { outcome: "created" };
 }
 
 /** @throws StoreRefusal job_ended, stale_run (law 3) */

@@ -22,6 +22,7 @@ import { insertTurn, placeTurn, repeatedTurn } from "./conversations.ts";
 import type { Database } from "./database.ts";
 import type { Engine } from "./engine.ts";
 import { openFollowAt } from "./follows.ts";
+import { heldKey, holdKey } from "./idempotency.ts";
 import { headOf, insertJob, type JobHead, runsTooMany, unknownJob, wishEnd } from "./jobs.ts";
 import { requireLiveNode } from "./live-node.ts";
 import { storeReply } from "./replies.ts";
@@ -110,24 +111,16 @@ function submit(db: Database, session: SessionRow, request: SubmitRequest): Subm
 
 /** What an idempotency key that is still held makes of the submit; `undefined` when nothing. */
 function repeatedSubmit(db: Database, session: SessionRow, request: SubmitRequest): SubmitOutcome | undefined {
-  if (request.idempotency === undefined) {
-    return undefined;
-  }
-  const held = db.get<{ digest: string; accepted_payload: string; job_id: string }>(
-    `SELECT i.digest, i.accepted_payload, j.job_id FROM idempotency i JOIN jobs j ON j.job_key = i.job_key
-     WHERE i.principal = ? AND i.key = ? AND i.expires_at > ?`,
-    request.principal,
-    request.idempotency.key,
-    request.now,
-  );
-  const head = held && headOf(db, held.job_id);
+  const held = request.idempotency && heldKey(db, request.principal, request.idempotency.key, request.now);
+  const head = held && headOf(db, held.jobId);
   if (held === undefined || head === undefined) {
     return undefined;
   }
-  if (held.digest !== request.idempotency.digest) {
+  if (held.digest !== request.idempotency?.digest) {
     return { outcome: "duplicate_key" };
   }
-  return repeated(db, session, head, { jobId: held.job_id, acceptedPayload: held.accepted_payload });
+  const { jobId, acceptedPayload } = held;
+  return repeated(db, session, head, { jobId, acceptedPayload });
 }
 
 /** What a message makes of the submit that was a turn of its conversation before. */
@@ -172,16 +165,8 @@ function newSubmit(db: Database, session: SessionRow, request: SubmitRequest): S
       : insertTurn(db, placed, turn, job, { ...by, acceptedPayload: request.acceptedPayload });
   openFollowAt(db, session.session_key, jobKey, 0, true);
   if (idempotency !== undefined) {
-    db.run(
-      `INSERT OR REPLACE INTO idempotency (principal, key, digest, job_key, accepted_payload, expires_at)
-       VALUES (?, ?, ?, ?, ?, ?)`,
-      principal,
-      idempotency.key,
-      idempotency.digest,
-      jobKey,
-      request.acceptedPayload,
-      now + idempotency.ttlMs,
-    );
+    const { acceptedPayload } = request;
+    holdKey(db, { principal, ...idempotency, jobKey, acceptedPayload, now });
   }
   return placed === undefined ? { outcome: "created" } : { outcome: "created", place: placed.place };
 }

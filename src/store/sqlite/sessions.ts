@@ -13,6 +13,8 @@ import {
   type NewSession,
   type OpenedChild,
   type SessionFacet,
+  type SessionListPage,
+  type SessionListQuery,
   type StoredRun,
   StoreRefusal,
 } from "../store.ts";
@@ -69,6 +71,7 @@ export function sessionFacet(engine: Engine): SessionFacet {
     readChildren: (ref, afterSeq, throughSeq) =>
       engine.read((db) => owedChildren(db, fence(db, ref).session_key, afterSeq, throughSeq)),
     ack: (ref, seq) => engine.write((db) => ack(db, ref, seq)),
+    list: (query) => engine.read((db) => list(db, query)),
   };
 }
 
@@ -227,6 +230,54 @@ function detach(db: Database, ref: ConnectionRef, now: number): void {
     ref.sessionId,
     ref.connectionEpoch,
   );
+}
+
+interface ListedRow extends SessionRow {
+  client_version: string;
+  created_at: number;
+  follows: number;
+  undelivered: number | null;
+}
+
+function list(db: Database, query: SessionListQuery): SessionListPage {
+  const rows = db.all<ListedRow>(
+    `SELECT ${SESSION_COLUMNS}, client_version, created_at,
+       (SELECT count(*) FROM follows f WHERE f.session_key = s.session_key AND f.open = 1) AS follows,
+       (SELECT sum(h.last_n - f.position_n) FROM follows f JOIN job_heads h ON h.job_key = f.job_key
+        WHERE f.session_key = s.session_key AND f.open = 1) AS undelivered
+     FROM sessions s
+     WHERE session_key < ?1 AND (?2 IS NULL OR principal = ?2) AND (resumable_until IS NULL OR resumable_until >= ?3)
+     ORDER BY session_key DESC LIMIT ?4`,
+    query.cursor === undefined ? Number.MAX_SAFE_INTEGER : keyOf(query.cursor),
+    query.principal ?? null,
+    query.now,
+    query.limit + 1,
+  );
+  const page = rows.slice(0, query.limit);
+  return {
+    sessions: page.map((row) => ({
+      sessionId: row.session_id,
+      principal: row.principal,
+      clientName: row.client_name,
+      clientVersion: row.client_version,
+      createdAt: row.created_at,
+      connectionEpoch: row.connection_epoch,
+      nodeId: row.node_id ?? undefined,
+      resumableUntil: row.resumable_until ?? undefined,
+      lastSeq: row.last_seq,
+      ackedSeq: row.acked_seq,
+      follows: row.follows,
+      undelivered: row.undelivered ?? 0,
+    })),
+    nextCursor: rows.length > query.limit ? `s${page.at(-1)?.session_key.toString(36)}` : undefined,
+  };
+}
+
+/** Keys grow in the order of creation and are never given again. */
+function keyOf(cursor: string): number {
+  const key = /^s[0-9a-z]{1,10}$/.test(cursor) ? Number.parseInt(cursor.slice(1), 36) : Number.NaN;
+  if (!Number.isSafeInteger(key)) throw new StoreRefusal("bad_cursor", "the cursor is not one of this store's");
+  return key;
 }
 
 interface FollowedJob {
