@@ -4,7 +4,7 @@ import { ArcpError } from "../../src/protocol/index.ts";
 import type { AgentHandler, JobContext } from "../../src/runtime/index.ts";
 import { type JobInput, messageOf, type Start } from "./journal.ts";
 
-/** How many messages of `paging` lie between two checkpoints. */
+/** How many messages of an agent that is run again lie between two checkpoints. */
 export const PAGE = 5;
 
 function noteStart(starts: string, label: string, job: JobContext): void {
@@ -35,7 +35,7 @@ interface Page {
 const AGAIN_MS = 100;
 
 /** A store that is away for a while is asked again. */
-async function keep(job: JobContext, page: Page): Promise<void> {
+export async function keep(job: JobContext, page: object): Promise<void> {
   for (;;) {
     try {
       return await job.checkpoint(page);

@@ -45,7 +45,8 @@ const runtime = new Runtime({
 })
   .agent("counting", counting(settings.starts))
   .agent("paging", paging(settings.starts), { restartable: RESTARTS })
-  .agent("talk", talking(settings.runs));
+  .agent("talk", talking(settings.runs))
+  .agent("tale", talking(settings.runs, { again: true }), { restartable: RESTARTS });
 const conversations = new Conversations(runtime, { lockTtlMs: LOCK_TTL_MS, maxQueuedTurns: 30 });
 const server = await serve(runtime, { port: 0, conversations });
 process.stdout.write(`${server.port}\n`);

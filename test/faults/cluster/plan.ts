@@ -12,11 +12,16 @@ export const CLIENTS = 4;
 const CONVERSATIONS = 6;
 
 export type ClusterWork =
-  /** `paging` is run again elsewhere when its node is lost. By two clients at once with `twice`. */
+  /** `paging` and `tale` are run again elsewhere when their node is lost. By two clients at once with `twice`. */
   | { do: "submit"; client: number; agent: "counting" | "paging"; input: JobInput; keyed: boolean; twice: boolean }
-  | { do: "turn"; client: number; conversation: number; onBusy: Message["onBusy"]; input: TurnInput; twice: boolean }
+  | { do: "turn"; client: number; agent: "talk" | "tale"; turn: Turn; input: TurnInput; twice: boolean }
   | { do: "subscribe"; client: number; pick: number; history: boolean }
   | { do: "cancel"; client: number; pick: number };
+
+interface Turn {
+  conversation: number;
+  onBusy: Message["onBusy"];
+}
 
 /** How a node is cut off: see link.ts. */
 export type Cut = "closed" | "silent" | "deaf";
@@ -116,7 +121,8 @@ function work(random: Random, label: string): ClusterWork {
       const conversation = Math.min(random.int(0, CONVERSATIONS - 1), random.int(0, CONVERSATIONS - 1));
       const onBusy = random.weighted({ enqueue: 80, interrupt: 10, reject: 10 });
       const twice = random.next() < 0.2;
-      return { do: "turn", client, conversation, onBusy, input: turnInput(random, label), twice };
+      const agent = random.next() < 0.4 ? "tale" : "talk";
+      return { do: "turn", client, agent, turn: { conversation, onBusy }, input: turnInput(random, label), twice };
     }
     case "counting": {
       const burst = random.next() < 0.3;

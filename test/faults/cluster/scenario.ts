@@ -275,8 +275,9 @@ export class ClusterScenario {
         return;
       }
       case "turn": {
-        const turn = { key: `cli:room-${op.conversation}`, onBusy: op.onBusy };
-        this.#send(op, { do: "submit", submission: { agent: "talk", input: op.input, turn } });
+        const { agent, input } = op;
+        const turn = { key: `cli:room-${op.turn.conversation}`, onBusy: op.turn.onBusy };
+        this.#send(op, { do: "submit", submission: { agent, input, turn } });
         return;
       }
       case "subscribe":

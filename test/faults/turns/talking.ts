@@ -3,14 +3,18 @@ import { openSync, writeSync } from "node:fs";
 import { sleep, systemClock } from "../../../src/clock.ts";
 import { ArcpError } from "../../../src/protocol/index.ts";
 import type { AgentHandler } from "../../../src/runtime/index.ts";
+import { keep, PAGE } from "../agents.ts";
 import { messageOf } from "../journal.ts";
 import type { RunEntry } from "./journal.ts";
 import type { TurnInput } from "./plan.ts";
 
 type What<E = RunEntry> = E extends RunEntry ? Omit<E, "jobId" | "at"> : never;
 
-/** @param file the journal of its process */
-export function talking(file: string): AgentHandler {
+/**
+ * @param file the journal of its process
+ * @param again whether the agent is one that is run again: it then goes on behind its last checkpoint
+ */
+export function talking(file: string, { again = false } = {}): AgentHandler {
   const journal = openSync(file, "a");
   // A killed writer may have left half a line.
   writeSync(journal, "\n");
@@ -27,9 +31,11 @@ export function talking(file: string): AgentHandler {
     if (job.signal.aborted) told();
     else job.signal.addEventListener("abort", told, { once: true });
     try {
-      for (let index = 0; index < n; index += 1) {
+      const { next } = (job.lastCheckpoint as { next: number } | undefined) ?? { next: 0 };
+      for (let index = next; index < n; index += 1) {
         await (deaf ? sleep(systemClock, everyMs) : job.sleep(everyMs));
-        await job.log(messageOf(label, index, 20));
+        await job.log(messageOf(label, index, 20, job.attempt));
+        if (again && (index + 1) % PAGE === 0) await keep(job, { next: index + 1 });
       }
     } catch (error) {
       note(job.id, { t: "end", how: "stopped" });
