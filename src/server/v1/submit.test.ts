@@ -199,7 +199,7 @@ test("[SRV-29] nodes and agents; which machine a node is on, operators are told"
   }
 });
 
-test("[SRV-34] what the process does is told in numbers, of nobody by name", DEADLINE, async () => {
+test("[SRV-36] what the process does is told in numbers, of nobody by name", DEADLINE, async () => {
   await using stack = new AsyncDisposableStack();
   const { ask } = await newHttpServer(stack);
   const before = (await ask("/v1/stats")).json;
