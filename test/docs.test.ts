@@ -18,6 +18,8 @@ const NOT_RUN: Readonly<Record<string, string>> = {
   "npm ci && npm start   # the demo: sockets cut, the server killed, nothing lost": "what .ci/run does itself",
   "npx holdfast serve --opencode spawn --opencode-config opencode.json   # or --opencode http://127.0.0.1:4096":
     "needs OpenCode and a model; test/opencode-cli.test.ts runs these commands",
+  "export HOLDFAST_STORE='postgres://holdfast@db.internal:5432/holdfast'   # the password from PGPASSWORD or PGPASSFILE":
+    "needs a database and a network; test/cli-postgres.test.ts serves on one",
   "npm install holdfast @slack/bolt": "needs an app in Slack; test/slack-crash.test.ts runs the program",
 };
 
