@@ -16,8 +16,6 @@ const INDEX = "docs/README.md";
 /** Blocks of commands that are not run, by their first line, each with the reason. */
 const NOT_RUN: Readonly<Record<string, string>> = {
   "npm ci && npm start   # the demo: sockets cut, the server killed, nothing lost": "what .ci/run does itself",
-  "npx holdfast serve --opencode spawn --opencode-config opencode.json   # or --opencode http://127.0.0.1:4096":
-    "needs OpenCode and a model; test/opencode-cli.test.ts runs these commands",
   "npm install holdfast @slack/bolt": "needs an app in Slack; test/slack-crash.test.ts runs the program",
 };
 
