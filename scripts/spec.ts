@@ -10,6 +10,7 @@ import path from "node:path";
 const TEST_FILES = [
   "src/**/*.test.ts",
   "test/**/*.test.ts",
+  "console/src/**/*.test.ts",
   "src/testing/*-contract.ts",
   "src/testing/*-contract/*-cases.ts",
 ];

@@ -3,10 +3,12 @@
  * (`holdfast/sqlite`), the client is its own entry (`holdfast/client`).
  */
 export { type Clock, systemClock, type Timer } from "./clock.ts";
+export * from "./cluster/index.ts";
 export * from "./conversation/index.ts";
 export type { Logger } from "./logger.ts";
 export { ArcpError, type ErrorCode } from "./protocol/index.ts";
 export * from "./routing/deliveries/index.ts";
+export { StoredRoutes, type StoredRoutesOptions } from "./routing/stored/stored-routes.ts";
 export * from "./runtime/index.ts";
 export {
   type Attachment,

@@ -76,6 +76,67 @@ describe("the command on PostgreSQL", { skip }, () => {
     }
   });
 
+  test("[CLI-27] [CLI-28] [CLI-29] two servers know of each other, share routes, and a doctor finds them well", async () => {
+    await using folder = await temporaryFolder();
+    const url = await newUrl();
+    const homes = [path.join(folder.path, "one"), path.join(folder.path, "two")] as const;
+    const serve = [
+      "serve",
+      "--demo",
+      "--port",
+      "0",
+      "--json",
+      "--drain",
+      "0",
+      "--token",
+      "t=alice",
+      "--operator",
+      "alice",
+    ];
+    const servers = homes.map((home) => start(home, [...serve, "--store", url]));
+    try {
+      for (const child of servers) await told(child);
+      const watching = start(homes[0], ["submit", "ticker", '{"n":10000,"every_ms":1000}', "--follow", "--json"]);
+      await once(createInterface(watching.stdout as NonNullable<typeof watching.stdout>), "line");
+      const [listed, everywhere, set, table] = await Promise.all([
+        holdfast(homes[1], ["nodes", "--json"]),
+        holdfast(homes[1], ["ps", "--all"]),
+        holdfast(homes[0], ["routes", "set", "slack/T1/C1", "C1"]),
+        holdfast(homes[1], ["nodes"]),
+      ]);
+      watching.kill("SIGKILL");
+      const { nodes } = JSON.parse(listed.out) as { nodes: Record<string, unknown>[] };
+      assert.deepEqual(
+        nodes.map(({ state, pid }) => [state, pid]).sort(),
+        servers.map(({ pid }) => ["alive", pid]).sort(),
+      );
+      assert.deepEqual(nodes.map(({ jobs, sessions }) => [jobs, sessions]).sort(), [
+        [0, 0],
+        [1, 1],
+      ]);
+      assert.equal(nodes.filter(({ self }) => self === true).length, 1);
+      assert.match(table.out, /node .*host .*pid .*state .*since .*last heartbeat .*jobs .*sessions .*version/);
+      assert.match(everywhere.out, /alice .*holdfast.* attached/);
+      assert.equal(set.status, 0, set.err);
+      const shown = await holdfast(homes[1], ["routes", "slack/T1/C1"]);
+      assert.match(shown.out, /goes to +C1/, shown.err);
+
+      const looked = await holdfast(homes[1], ["doctor", "--store", url]);
+      assert.equal(looked.status, 0, looked.out);
+      assert.match(looked.out, /ok {4}store +postgres:.* answers in [\d.]+ ms, its schema is at \d+ \(/);
+      assert.match(looked.out, /ok {4}nodes +2 alive, 0 dead/);
+      assert.match(looked.out, /ok {4}work +0 jobs and 0 conversations wait for a node, 0 locks/);
+      assert.match(looked.out, /ok {4}clock +this machine's clock is \d+ ms/);
+      assert.match(looked.out, /ok {4}hints +one process hears another after [\d.]+ ms/);
+    } finally {
+      for (const child of servers) {
+        const ended = once(child, "exit");
+        child.kill("SIGTERM");
+        await ended;
+      }
+    }
+  });
+
   test("[CLI-22] doctor looks at the database and makes nothing in it, backup names PostgreSQL's own tools", async () => {
     await using folder = await temporaryFolder();
     const url = await newUrl();

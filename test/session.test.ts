@@ -26,6 +26,7 @@ function replacing(
     jobs: facet(store.jobs, replaced.jobs),
     nodes: facet(store.nodes, replaced.nodes),
     questions: store.questions,
+    routes: store.routes,
     credentials: store.credentials,
     conversations: store.conversations,
     bindings: store.bindings,

@@ -10,10 +10,10 @@ export interface Who {
   csrf_token?: string;
 }
 
-/** - `unknown`: we have not asked yet. - `out`: a login is needed; `again` when there was one. */
+/** - `unknown`: we have not asked yet. - `out`: a login is needed; `was` is whose has ended, so that the page stays. */
 export type Access =
   | { state: "unknown" }
-  | { state: "out"; again: boolean }
+  | { state: "out"; was: Who | undefined }
   | { state: "in"; who: Who }
   | { state: "unreachable"; problem: Problem };
 
@@ -49,6 +49,7 @@ export async function ask<T>(
   path: string,
   options: { body?: unknown; signal?: AbortSignal } = {},
 ): Promise<T> {
+  const asked = access.value;
   let response: Response;
   let body: unknown;
   try {
@@ -70,7 +71,10 @@ export async function ask<T>(
     throw new Problem(0, "UNREACHABLE", "The server cannot be reached. It is asked again.");
   }
   if (response.ok) return body as T;
-  if (response.status === 401 && path !== "/login") access.set({ state: "out", again: access.value.state === "in" });
+  // What was asked before a new login says nothing about it.
+  if (response.status === 401 && path !== "/login" && asked === access.value && asked.state !== "out") {
+    access.set({ state: "out", was: asked.state === "in" ? asked.who : undefined });
+  }
   throw problemIn(response.status, body);
 }
 
@@ -102,7 +106,7 @@ export async function logout(): Promise<void> {
   await ask("POST", "/logout").catch((error: unknown) => {
     if (!(error instanceof Problem)) throw error;
   });
-  access.set({ state: "out", again: false });
+  access.set({ state: "out", was: undefined });
 }
 
 /** The bearer token of one `session.hello`. @throws Problem */

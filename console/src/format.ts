@@ -2,8 +2,7 @@
 import { systemClock } from "../../src/clock.ts";
 
 /** Control characters, and those that turn the direction of text or hide in it. */
-// biome-ignore lint/suspicious/noControlCharactersInRegex: they are what is looked for
-const UNSEEN = /[\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u009f\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]/g;
+const UNSEEN = /(?![\t\n\r])[\p{Cc}\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069\ufeff]/gu;
 
 export const clean = (text: string): string => text.replace(UNSEEN, "\ufffd");
 
@@ -15,6 +14,13 @@ export function line(value: unknown, max = 400): string {
   const cut = text.length > max ? `${text.slice(0, max)}…` : text;
   return clean(cut.replace(/\s+/g, " "));
 }
+
+/** A value as JSON that a person may edit: what cannot be seen is written out. */
+export const editable = (value: unknown): string =>
+  (JSON.stringify(value, null, 2) ?? "null").replace(
+    UNSEEN,
+    (char) => `\\u${char.charCodeAt(0).toString(16).padStart(4, "0")}`,
+  );
 
 /** A value in full, over lines. */
 export const block = (value: unknown, max = 200_000): string => {

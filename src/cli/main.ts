@@ -11,6 +11,7 @@ import { demoCommand } from "./demo/command.ts";
 import { doctorCommand } from "./doctor.ts";
 import { jobsCommand } from "./jobs.ts";
 import { locksCommand } from "./locks.ts";
+import { nodesCommand } from "./nodes.ts";
 import { oneLine, Problem } from "./problem.ts";
 import { psCommand } from "./ps.ts";
 import { resultCommand } from "./result.ts";
@@ -50,6 +51,7 @@ const program = new Command("holdfast")
   .addCommand(conversationsCommand(terminal))
   .addCommand(locksCommand(terminal))
   .addCommand(psCommand(terminal))
+  .addCommand(nodesCommand(terminal))
   .addCommand(deliveriesCommand(terminal))
   .addCommand(routesCommand(terminal))
   .addCommand(backupCommand(terminal))

@@ -1,27 +1,86 @@
-/** `holdfast ps`: which sessions of this user run on this machine (CLI-24). */
+/** `holdfast ps`: which sessions of this user run on this machine (CLI-24), or at all servers of a store (CLI-28). */
 import Table from "cli-table3";
-import { Command } from "commander";
+import { Command, Option } from "commander";
+import { z } from "zod";
 import { sleep, systemClock } from "../clock.ts";
 import { ActiveSessions, type ListedSession, type Snapshot } from "../presence/index.ts";
+import { type ConnectionFlags, findTarget, withConnectionFlags } from "./connection.ts";
+import { Nodes, tableOf as nodesTable } from "./nodes.ts";
 import { Problem } from "./problem.ts";
 import { shortened, type Terminal } from "./terminal.ts";
+import { upFor } from "./up-for.ts";
+import { askAboutNodes, askAboutSessions } from "./v1.ts";
 
 /** Within which every session that lives has told a new owner of the service that it does: two heartbeats. */
 const WHOLE_AGAIN_MS = 4_000;
 const LOOK_EVERY_MS = 100;
 const REDRAW_EVERY_MS = 1_000;
 
-interface PsFlags {
-  json: boolean;
+interface PsFlags extends ConnectionFlags {
   watch: boolean;
+  all: boolean;
 }
 
+const Sessions = z.looseObject({
+  sessions: z.array(
+    z.looseObject({
+      session_id: z.string(),
+      principal: z.string(),
+      client: z.looseObject({ name: z.string(), version: z.string() }),
+      state: z.string(),
+      node_id: z.string().nullable(),
+      lag: z.number(),
+      jobs: z.number(),
+    }),
+  ),
+  next_cursor: z.string().nullable(),
+});
+
+/** Sessions that `--all` lists. */
+const MAX_LISTED = 1_000;
+
 export function psCommand(terminal: Terminal): Command {
-  return new Command("ps")
+  return withConnectionFlags(new Command("ps"))
     .description("List your sessions on this machine: servers, and commands that follow a job.")
-    .option("--json", "print the snapshot as one JSON object on a line", false)
-    .option("--watch", "go on showing them until Ctrl-C", false)
-    .action((flags: PsFlags) => (flags.watch ? watch(flags, terminal) : once(flags, terminal)));
+    .addOption(new Option("--watch", "go on showing them until Ctrl-C").default(false).conflicts("all"))
+    .option("--all", "ask the server instead: all servers that share its store, and the sessions that they have", false)
+    .action((flags: PsFlags) => {
+      if (flags.all) return everywhere(flags, terminal);
+      return flags.watch ? watch(flags, terminal) : once(flags, terminal);
+    });
+}
+
+async function everywhere(flags: PsFlags, terminal: Terminal): Promise<void> {
+  const target = await findTarget(flags, process.env);
+  const [{ nodes }, { sessions, next_cursor: more }] = await Promise.all([
+    askAboutNodes(target, Nodes),
+    askAboutSessions(target, `limit=${MAX_LISTED}`, Sessions),
+  ]);
+  if (flags.json) {
+    terminal.json({ nodes, sessions });
+    return;
+  }
+  terminal.block(nodesTable(nodes.filter(({ state }) => state !== "left")));
+  if (sessions.length === 0) terminal.remark("No sessions.");
+  else {
+    const table = new Table({
+      head: ["session", "principal", "client", "state", "node", "lag", "jobs"],
+      style: { head: [], border: [] },
+    });
+    for (const { session_id: id, principal, client, state, node_id: node, lag, jobs } of sessions) {
+      table.push([
+        shortened(id, 48),
+        shortened(principal, 40),
+        shortened(`${client.name} ${client.version}`, 40),
+        shortened(state, 12),
+        shortened(node ?? "", 48),
+        String(lag),
+        String(jobs),
+      ]);
+    }
+    terminal.block(table.toString());
+  }
+  if (more !== null) terminal.remark(`There are more than ${MAX_LISTED}.`);
 }
 
 async function once({ json }: PsFlags, terminal: Terminal): Promise<void> {
@@ -104,15 +163,3 @@ const addressOf = ({ host, port }: { host: string; port: number }): string =>
 
 /** Metadata may be anything. */
 const counted = (value: unknown): string => (typeof value === "number" ? shortened(String(value), 12) : "");
-
-/** `12 s`, `3 min 5 s`, `2 h 10 min`, `4 d 3 h` */
-export function upFor(seconds: number): string {
-  const [days, hours, minutes] = [86_400, 3_600, 60].map((unit) => Math.floor(seconds / unit)) as [
-    number,
-    number,
-    number,
-  ];
-  if (days > 0) return `${days} d ${hours % 24} h`;
-  if (hours > 0) return `${hours} h ${minutes % 60} min`;
-  return minutes > 0 ? `${minutes} min ${seconds % 60} s` : `${seconds} s`;
-}

@@ -17,7 +17,8 @@ import { systemClock } from "../clock.ts";
 import { Conversations } from "../conversation/index.ts";
 import type { Logger } from "../logger.ts";
 import type { Lease } from "../protocol/index.ts";
-import { Routes } from "../routing/index.ts";
+import { type RouteKeeper, Routes } from "../routing/index.ts";
+import { StoredRoutes } from "../routing/stored/stored-routes.ts";
 import { type Authenticator, DEFAULT_GRANTS, type Grants, type LeasePolicy, Runtime } from "../runtime/index.ts";
 import {
   bearerTokens,
@@ -46,6 +47,7 @@ interface ServeFlags extends OpencodeFlags {
   host: string;
   stdio: boolean;
   store?: string;
+  routes?: "store" | "memory";
   demo: boolean;
   grant: Lease;
   model: string[];
@@ -116,6 +118,12 @@ export function serveCommand(terminal: Terminal): Command {
         .conflicts(PORT_OPTIONS),
     )
     .option("--store <file or URL>", STORE_OPTION)
+    .addOption(
+      new Option(
+        "--routes <where>",
+        "keep the table of routes in the store, for all its servers, or in memory (default: store with PostgreSQL)",
+      ).choices(["store", "memory"]),
+    )
     .option("--demo", "offer the agents echo, burst, ticker, survey, approve, relay, meter and spool", false)
     .option(
       "--grant <capability=pattern>",
@@ -264,8 +272,9 @@ async function run(flags: ServeFlags, terminal: Terminal): Promise<void> {
   if (flags.stdio && access.generated) {
     throw new Problem("--stdio needs a token that the client knows; give --token, --token-file or HOLDFAST_TOKENS.", 2);
   }
+  const opened = store.open({ logger });
   const runtime = new Runtime({
-    store: store.open({ logger }),
+    store: opened,
     auth: access.auth,
     logger,
     heartbeatIntervalSec: flags.heartbeat,
@@ -276,7 +285,11 @@ async function run(flags: ServeFlags, terminal: Terminal): Promise<void> {
     mayAnswer: mayChat,
   });
   await using opencode = await opencodeService(flags, home, logger);
-  await using routes = new Routes({ logger }).start();
+  await using tables = new AsyncDisposableStack();
+  const sharesRoutes = (flags.routes ?? (store.file === undefined ? "store" : "memory")) === "store";
+  const routes = sharesRoutes
+    ? new StoredRoutes({ store: opened.routes, logger })
+    : tables.use(new Routes({ logger }).start());
   const channel = new WebChannel();
   const conversations = new Conversations(runtime, {
     lockTtlMs: flags.lockTtl * 1_000,
@@ -309,7 +322,7 @@ interface StdioParts {
 }
 
 interface PortParts extends StdioParts {
-  routes: Routes;
+  routes: RouteKeeper;
   terminal: Terminal;
   home: string;
   storeName: string;
@@ -424,6 +437,7 @@ function banner(
   flags: ServeFlags,
 ): void {
   terminal.line(`holdfast serves ${server.url}`);
+  terminal.line(`  console ${new URL("/console/", server.url.replace(/^ws/, "http"))}`);
   terminal.line(`  store   ${storeName}`);
   terminal.line(`  agents  ${offered(flags)}`);
   if (access.generated)

@@ -6,6 +6,7 @@
 import path from "node:path";
 import type { Logger } from "../logger.ts";
 import { postgres } from "../store/postgres/index.ts";
+import { probeHints } from "../store/postgres/probe.ts";
 import { sqlite } from "../store/sqlite/index.ts";
 import type { Store } from "../store/store.ts";
 import { Problem } from "./problem.ts";
@@ -17,6 +18,12 @@ export interface NamedStore {
   readonly file: string | undefined;
   /** @param options.look true: only to be looked at, so nothing is made where nothing is */
   open(options: { logger?: Logger; look?: boolean }): Store;
+  /**
+   * Tries whether processes on it can wake each other. Absent: they need nothing for that.
+   *
+   * @returns after how many milliseconds one heard the other; `undefined` when it did not
+   */
+  readonly hears: (() => Promise<number | undefined>) | undefined;
 }
 
 export const STORE_OPTION =
@@ -27,7 +34,12 @@ export function namedStore(given: string | undefined, home: string, environment:
   const wanted = given ?? (environment["HOLDFAST_STORE"] || undefined);
   if (wanted !== undefined && /^[a-z][a-z0-9+.-]+:\/\//i.test(wanted)) return database(wanted);
   const file = path.resolve(wanted ?? path.join(home, "holdfast.db"));
-  return { name: file, file, open: ({ logger }) => sqlite(file, logger === undefined ? {} : { logger }) };
+  return {
+    name: file,
+    file,
+    hears: undefined,
+    open: ({ logger }) => sqlite(file, logger === undefined ? {} : { logger }),
+  };
 }
 
 function database(text: string): NamedStore {
@@ -44,6 +56,7 @@ function database(text: string): NamedStore {
   return {
     name: schema === undefined ? shown.href : `${shown.href} (schema ${schema})`,
     file: undefined,
+    hears: () => probeHints({ url: url.href }, { timeoutMs: 3_000, ...(schema === undefined ? {} : { schema }) }),
     open: ({ logger, look = false }) =>
       postgres(
         { url: url.href },

@@ -105,6 +105,14 @@ export const askAboutRoutes = <T>(
   schema: z.ZodType<T>,
 ): Promise<T> => ask(target, { ...question, path: "/routes" }, schema, () => undefined);
 
+/** Asks about the servers that share the store. @throws Problem when the server cannot be reached or refuses the token */
+export const askAboutNodes = <T>(target: Target, schema: z.ZodType<T>): Promise<T> =>
+  ask(target, { method: "GET", path: "/nodes" }, schema, () => undefined);
+
+/** Asks about sessions. @throws Problem when the server cannot be reached or refuses the token */
+export const askAboutSessions = <T>(target: Target, query: string, schema: z.ZodType<T>): Promise<T> =>
+  ask(target, { method: "GET", path: "/sessions", query }, schema, () => undefined);
+
 /** @param known what a failure means here; otherwise its code and detail are told */
 async function ask<T>(
   target: Target,

@@ -7,6 +7,7 @@ import { ArcpError, newJobId, newMessageId, newTraceId } from "../protocol/index
 import { Deliveries, type DeliveriesOptions, type ReplyTo } from "../routing/deliveries/index.ts";
 import { type Runtime, type TurnHost, type TurnKeeper, type TurnSubmitter, turnRefused } from "../runtime/index.ts";
 import {
+  type BindingRecord,
   type ConversationRecord,
   type NewConversation,
   type NewTurn,
@@ -102,6 +103,7 @@ export class Conversations {
   readonly #host: TurnHost;
   readonly #turns: Turns;
   readonly #janitor: UpstreamJanitor | undefined;
+  readonly #backends: readonly string[];
   readonly #authorize: NonNullable<ConversationsOptions["authorize"]>;
   readonly #ttlMs: number;
   readonly #maxQueued: number;
@@ -131,13 +133,12 @@ export class Conversations {
     if (given === undefined) throw new Error("The runtime took no turns.");
     this.#host = given.host;
     this.#turns = given.turns;
-    const { store, clock, logger, nodeId, ended, masked, read, onGrown, ending, settings } = given.host;
+    const { store, clock, logger, nodeId, ended, masked, read, onGrown, ending } = given.host;
     this.deliveries = new Deliveries(
       {
         store: store.deliveries,
         clock,
         logger,
-        lookEveryMs: settings.sweepIntervalMs,
         nodeId,
         read,
         onGrown,
@@ -146,6 +147,7 @@ export class Conversations {
       },
       options.deliveries,
     );
+    this.#backends = options.upstream?.backends.map(({ name }) => name) ?? [];
     this.#janitor =
       options.upstream &&
       new UpstreamJanitor({ ...options.upstream, bindings: store.bindings, jobs: store.jobs, clock, logger });
@@ -215,6 +217,18 @@ export class Conversations {
     return { conversation, turns: await this.#host.store.conversations.turns(conversationId, MAX_LISTED_TURNS) };
   }
 
+  /**
+   * The upstream sessions of a conversation, with each backend that was named here and has had one.
+   *
+   * @throws ArcpError INVALID_REQUEST for one that is not there, or not for this one to see
+   */
+  async bindings(conversationId: string, who: TurnSubmitter): Promise<BindingRecord[]> {
+    await this.#allowed(conversationId, who, "inspect");
+    const { bindings } = this.#host.store;
+    const all = await Promise.all(this.#backends.map((backend) => bindings.get({ conversationId, backend })));
+    return all.filter(({ state }) => state !== "unbound");
+  }
+
   /** Newest activity first: one's own; an operator sees all. @throws ArcpError INVALID_REQUEST for a bad cursor */
   async list(
     who: TurnSubmitter,
@@ -280,7 +294,7 @@ export class Conversations {
     const { store, clock, nodeId, settings } = this.#host;
     const { principal } = given;
     requireOwnVoice(given.userId, who);
-    const delivery = given.replyTo === undefined ? undefined : this.deliveries.pin(given.replyTo);
+    const delivery = given.replyTo === undefined ? undefined : await this.deliveries.pin(given.replyTo);
     const turn = { ...(await this.#newTurn(given, who)), delivery };
     const prepared = this.#host.prepare(given.agent, given.input ?? null, principal);
     const askedAt = { monotonic: clock.monotonic(), wall: clock.wall() };
@@ -383,6 +397,11 @@ export class Conversations {
         this.deliveries.ended(jobId);
       },
       within: (turn, work) => turns.within(turn, work),
+      channels: () => this.deliveries.channels,
+      look: (waiting) => {
+        turns.look(waiting.turns);
+        if (waiting.deliveries) this.deliveries.look();
+      },
       start: () => {
         turns.start();
         this.deliveries.start();

@@ -1,9 +1,8 @@
 /**
  * Turns: what happens when somebody speaks. A turn is a job with a place in its conversation's queue; the store
  * decides who runs (store/conversations.ts), and here is what a process does about it: it keeps the locks of the
- * turns that it runs, and looks once a second for queues that nobody serves (TRN).
+ * turns that it runs, and serves queues that nobody serves, whenever the sweep says that there are some (TRN).
  */
-import type { Timer } from "../clock.ts";
 import { type ArcpError, jobErrorPayload } from "../protocol/index.ts";
 import type { RunningTurn, TurnHost } from "../runtime/index.ts";
 import { withRequestContext } from "./context.ts";
@@ -18,7 +17,6 @@ export class Turns {
   /** Of the turns that run here, by job. */
   readonly #locks = new Map<string, Lock>();
   readonly #unoffered: UnofferedTurns;
-  #timer: Timer | undefined;
   #looking: Promise<void> | undefined;
   #again = false;
   #started = false;
@@ -45,7 +43,6 @@ export class Turns {
 
   async stop(): Promise<void> {
     this.#started = false;
-    this.#timer?.cancel();
     await this.#looking;
   }
 
@@ -89,30 +86,29 @@ export class Turns {
     return this.#locks.get(jobId);
   }
 
-  /** Looks for queues whose lock is free; a look that is under way is followed by another. */
-  look(): void {
+  /**
+   * Looks for queues whose lock is free; a look that is under way is followed by another.
+   *
+   * @param take false: nothing waits for this node, and only what nobody takes is looked after
+   */
+  look(take = true): void {
     if (!this.#started) return;
     if (this.#looking !== undefined) {
-      this.#again = true;
+      this.#again ||= take;
       return;
     }
-    this.#timer?.cancel();
-    this.#looking = this.#look()
+    this.#looking = this.#look(take)
       .catch((error: unknown) => this.#host.logger.warn({ err: error }, "queues could not be looked at"))
       .finally(() => {
         this.#looking = undefined;
-        if (!this.#started) return;
-        if (this.#again) {
-          this.#again = false;
-          this.look();
-        } else {
-          this.#timer = this.#host.clock.after(this.#host.settings.sweepIntervalMs, () => this.look());
-        }
+        if (!this.#started || !this.#again) return;
+        this.#again = false;
+        this.look();
       });
   }
 
-  async #look(): Promise<void> {
-    await this.#take();
+  async #look(take: boolean): Promise<void> {
+    if (take) await this.#take();
     if (await this.#unoffered.look()) this.look();
   }
 

@@ -14,6 +14,7 @@ export type {
   SetResult,
 } from "./resolution.ts";
 export { parseRoute, type Route } from "./route.ts";
+export type { ListedRoute, PartitionReport, RouteKeeper, SetOptions } from "./route-keeper.ts";
 export {
   formatRouteKey,
   type MessagePlace,
@@ -24,5 +25,5 @@ export {
   routeKeyOf,
   sameRoom,
 } from "./route-key.ts";
-export { configureRoutes, Routes, type RoutesOptions, type SetOptions } from "./routes.ts";
+export { configureRoutes, Routes, type RoutesOptions } from "./routes.ts";
 export { RoutingError } from "./routing-error.ts";

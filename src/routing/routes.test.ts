@@ -2,25 +2,19 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import fc from "fast-check";
+import { given, hit, ROOM, resolveCases, routeTo, THREAD, TTL_MS, told } from "../../test/resolve-cases.ts";
 import type { Logger } from "../logger.ts";
 import { ManualClock } from "../testing/manual-clock.ts";
 import {
   configureRoutes,
   MemoryEntries,
   type PartitionEntries,
-  type ResolveResult,
   type Route,
   type RouteKey,
   Routes,
   type RoutesOptions,
   roomKey,
 } from "./index.ts";
-
-const ROOM: RouteKey = { channel: "slack", bridge: "T1", room: "C1" };
-const THREAD: RouteKey = { ...ROOM, thread: "1700.1" };
-const TTL_MS = 10_000;
-
-const routeTo = (externalRoomId: unknown): Route => ({ externalRoomId });
 
 function warnings(): { logger: Logger; said: string[] } {
   const said: string[] = [];
@@ -34,121 +28,14 @@ function table(options: RoutesOptions = {}) {
   return { clock, routes };
 }
 
-/** What a resolution says, without what every one repeats. */
-function told(result: ResolveResult) {
-  if (!result.ok) return result.reason;
-  const { source, fallback, stale, fallbackReason, externalRoomId } = result;
-  return { source, fallback, stale, ...(fallbackReason === undefined ? {} : { fallbackReason }), to: externalRoomId };
-}
-
-type State = "none" | "fresh" | "expired";
-type Told = ReturnType<typeof told>;
-
-const hit = (to: string): Told => ({ source: "state_hit", fallback: false, stale: false, to });
-const fromRoom = (reason: "thread_scope_miss" | "stale"): Told => ({
-  source: "partition_fallback",
-  fallback: true,
-  stale: reason === "stale",
-  fallbackReason: reason,
-  to: "room",
+resolveCases("in memory", async () => {
+  const { clock, routes } = table();
+  return {
+    ...{ clock, routes },
+    down: () => routes.partition(THREAD)?.fail(new Error("the store is gone")),
+    [Symbol.asyncDispose]: async () => undefined,
+  };
 });
-const given = (reason: "miss" | "stale" | "session_unavailable"): Told => ({
-  source: "provided_fallback",
-  fallback: true,
-  stale: reason === "stale",
-  fallbackReason: reason,
-  to: "given",
-});
-
-/** Every row: what the key has, what its room has, what is given; what comes, and what `get` finds afterwards. */
-const ROWS: readonly {
-  key: "thread" | "room";
-  exact: State;
-  room: State;
-  fallback: boolean;
-  down?: true;
-  comes: Told;
-  afterwards: "hit" | "not_found" | "partition_unavailable";
-}[] = [
-  ...(["none", "fresh", "expired"] as const).flatMap((room) =>
-    [false, true].map((fallback) => ({
-      ...{ key: "thread" as const, exact: "fresh" as const, room, fallback },
-      ...{ comes: hit("thread"), afterwards: "hit" as const },
-    })),
-  ),
-  {
-    key: "thread",
-    exact: "none",
-    room: "fresh",
-    fallback: false,
-    comes: fromRoom("thread_scope_miss"),
-    afterwards: "hit",
-  },
-  {
-    key: "thread",
-    exact: "none",
-    room: "fresh",
-    fallback: true,
-    comes: fromRoom("thread_scope_miss"),
-    afterwards: "hit",
-  },
-  { key: "thread", exact: "expired", room: "fresh", fallback: false, comes: fromRoom("stale"), afterwards: "hit" },
-  { key: "thread", exact: "expired", room: "fresh", fallback: true, comes: fromRoom("stale"), afterwards: "hit" },
-  { key: "thread", exact: "none", room: "none", fallback: true, comes: given("miss"), afterwards: "hit" },
-  { key: "thread", exact: "expired", room: "none", fallback: true, comes: given("stale"), afterwards: "hit" },
-  { key: "thread", exact: "none", room: "expired", fallback: true, comes: given("stale"), afterwards: "hit" },
-  { key: "thread", exact: "expired", room: "expired", fallback: true, comes: given("stale"), afterwards: "hit" },
-  { key: "thread", exact: "none", room: "none", fallback: false, comes: "no_route", afterwards: "not_found" },
-  { key: "thread", exact: "expired", room: "none", fallback: false, comes: "no_route", afterwards: "not_found" },
-  { key: "thread", exact: "none", room: "expired", fallback: false, comes: "no_route", afterwards: "not_found" },
-  { key: "thread", exact: "expired", room: "expired", fallback: false, comes: "no_route", afterwards: "not_found" },
-  ...[false, true].map((fallback) => ({
-    ...{ key: "room" as const, exact: "none" as const, room: "fresh" as const, fallback },
-    ...{ comes: hit("room"), afterwards: "hit" as const },
-  })),
-  { key: "room", exact: "none", room: "none", fallback: true, comes: given("miss"), afterwards: "hit" },
-  { key: "room", exact: "none", room: "expired", fallback: true, comes: given("stale"), afterwards: "hit" },
-  { key: "room", exact: "none", room: "none", fallback: false, comes: "no_route", afterwards: "not_found" },
-  { key: "room", exact: "none", room: "expired", fallback: false, comes: "no_route", afterwards: "not_found" },
-  // A thread's entry is of no account for its room.
-  { key: "room", exact: "fresh", room: "none", fallback: false, comes: "no_route", afterwards: "not_found" },
-  ...(["none", "fresh", "expired"] as const).flatMap((exact) =>
-    [false, true].map((fallback) => ({
-      ...{ key: "thread" as const, exact, room: "fresh" as const, fallback, down: true as const },
-      ...{ comes: fallback ? given("session_unavailable") : ("partition_unavailable" as const) },
-      ...{ afterwards: "partition_unavailable" as const },
-    })),
-  ),
-];
-
-for (const { key, exact, room, fallback, down, comes, afterwards } of ROWS) {
-  const title = `exact ${exact}, room ${room}, ${fallback ? "a fallback" : "none"}${down ? ", partition down" : ""}`;
-  test(`[RTE-5] resolve of a ${key}: ${title}`, async () => {
-    const { clock, routes } = table();
-    if (exact === "expired") routes.set(THREAD, routeTo("thread"), { ttlMs: 1 });
-    if (room === "expired") routes.set(ROOM, routeTo("room"), { ttlMs: 1 });
-    await clock.advance(1);
-    if (exact === "fresh") routes.set(THREAD, routeTo("thread"));
-    if (room === "fresh") routes.set(ROOM, routeTo("room"));
-    if (down) routes.partition(THREAD)?.fail(new Error("the store is gone"));
-    const asked = key === "thread" ? THREAD : ROOM;
-    const partition = routes.partitionOf(ROOM);
-
-    const result = routes.resolve(asked, fallback ? routeTo("given") : []);
-    assert.deepEqual(told(result), comes);
-    if (result.ok) {
-      assert.deepEqual([result.routeKey, result.partition], [asked, partition]);
-      assert.equal(result.route.externalRoomId, result.externalRoomId);
-    }
-    const after = routes.get(asked);
-    assert.equal(after.ok ? "hit" : after.reason, afterwards);
-    // What was stored has the whole time to live, and is the key's own from now on.
-    if (!after.ok || !result.ok) return;
-    assert.equal(after.route.externalRoomId, result.externalRoomId);
-    assert.equal(after.expiresAtMs, clock.wall() + TTL_MS);
-    assert.deepEqual(told(routes.resolve(asked)), hit(String(result.externalRoomId)));
-  });
-}
 
 test("[RTE-5] of a list of fallbacks the first that is a route is taken", () => {
   const { routes } = table();

@@ -8,23 +8,17 @@
 import { setImmediate as turn } from "node:timers/promises";
 import { type Clock, systemClock, type Timer } from "../clock.ts";
 import { type Logger, silentLogger } from "../logger.ts";
-import { badTtl, configOf, type RoutesConfig } from "./config.ts";
+import { configOf, type RoutesConfig } from "./config.ts";
 import { type EntryTimes, MemoryEntries, type PartitionEntries } from "./entries.ts";
 import { Listeners, type RoutesEvents } from "./events.ts";
-import { Partition, type PartitionCounters, type PartitionWorker } from "./partition.ts";
-import type {
-  FallbackReason,
-  GetResult,
-  Refused,
-  ResolutionSource,
-  ResolveResult,
-  RouteRecord,
-  SetResult,
-} from "./resolution.ts";
+import { EXPIRED, firstRoute, keyOf, NO_ROUTE, NOT_FOUND, refusal, refused, routeOf, ttlOf } from "./given.ts";
+import { Partition, type PartitionWorker } from "./partition.ts";
+import type { FallbackReason, GetResult, ResolutionSource, ResolveResult, SetResult } from "./resolution.ts";
 import { RoomHash } from "./room-hash.ts";
-import { parseRoute, type Route } from "./route.ts";
+import type { Route } from "./route.ts";
+import type { ListedRoute, PartitionReport, RouteKeeper, SetOptions } from "./route-keeper.ts";
 import { MAX_PART_CHARS, parseRouteKey, type RouteKey, roomKey } from "./route-key.ts";
-import { RoutingError, shown } from "./routing-error.ts";
+import { RoutingError } from "./routing-error.ts";
 
 export interface RoutesOptions extends Partial<RoutesConfig> {
   /** @default the system's */
@@ -35,11 +29,6 @@ export interface RoutesOptions extends Partial<RoutesConfig> {
   entries?: (partition: number, maxEntries: number) => PartitionEntries;
 }
 
-export interface SetOptions {
-  /** @default the table's own, which also stands in for a time that cannot be */
-  ttlMs?: number;
-}
-
 /** Looked at before `prune` lets others work: well below a millisecond's work. */
 const SLICE = 1_024;
 
@@ -48,14 +37,7 @@ const NOWHERE = -1;
 const WALL_GOOD_MS = 1_000;
 
 const SET: SetResult = Object.freeze({ ok: true });
-const NOT_FOUND = refused("not_found", "No route is there for this key; set one.");
-const EXPIRED = refused("expired", "The route for this key has expired; set it again.");
 const UNAVAILABLE = refused("partition_unavailable", "This key's partition is down; it starts anew by itself.");
-const NO_ROUTE = refused("no_route", "Neither the table nor the given fallbacks have a route for this key.");
-
-function refused<R extends string>(reason: R, message: string): Refused<R> {
-  return Object.freeze({ ok: false, reason, message });
-}
 
 let processWide: Partial<RoutesConfig> = {};
 
@@ -64,7 +46,7 @@ export function configureRoutes(config: Partial<RoutesConfig>): void {
   processWide = { ...config };
 }
 
-export class Routes implements AsyncDisposable {
+export class Routes implements RouteKeeper, AsyncDisposable {
   readonly #config: RoutesConfig;
   readonly #clock: Clock;
   readonly #logger: Logger;
@@ -165,7 +147,7 @@ export class Routes implements AsyncDisposable {
     const { entries } = partition;
     const { seeded } = this.#roomHash;
     if (entries === undefined) return UNAVAILABLE;
-    const ttlMs = this.#ttlOf(options);
+    const ttlMs = ttlOf(options?.ttlMs, this.#config.ttlMs, this.#logger);
     try {
       const place = entries.find(key, seeded);
       if (place >= 0) {
@@ -386,7 +368,7 @@ export class Routes implements AsyncDisposable {
   }
 
   /** The newest written routes of all partitions, those that have expired and were not asked for included. */
-  newest(limit: number): (RouteRecord & { readonly routeKey: RouteKey; readonly partition: number })[] {
+  newest(limit: number): ListedRoute[] {
     return this.#partitions
       .flatMap((partition) =>
         partition.newest(limit).map(({ key, route, updatedAtMs, expiresAtMs }) => ({
@@ -399,7 +381,7 @@ export class Routes implements AsyncDisposable {
   }
 
   /** What happened in each partition since the table was made. */
-  counters(): (PartitionCounters & { readonly partition: number; readonly running: boolean; readonly size: number })[] {
+  counters(): PartitionReport[] {
     return this.#partitions.map((partition) => ({
       ...{ partition: partition.index, running: partition.entries !== undefined, size: partition.size },
       ...partition.counters,
@@ -408,15 +390,6 @@ export class Routes implements AsyncDisposable {
 
   #partitionFor(key: RouteKey): Partition {
     return this.#partitions[this.#roomHash.read(key).partition(this.#partitions.length)] as Partition;
-  }
-
-  #ttlOf(options: SetOptions | undefined): number {
-    const ttlMs = options?.ttlMs;
-    if (ttlMs === undefined) return this.#config.ttlMs;
-    const reason = badTtl(ttlMs);
-    if (reason === undefined) return ttlMs;
-    this.#logger.warn({ ttlMs: shown(ttlMs) }, `ttlMs: ${shown(ttlMs)} ${reason}; the table's own is used`);
-    return this.#config.ttlMs;
   }
 }
 
@@ -431,40 +404,3 @@ function isMeasurable(key: RouteKey): boolean {
 }
 
 const isShort = (part: unknown): boolean => typeof part === "string" && part.length <= MAX_PART_CHARS;
-
-function keyOf(key: RouteKey): RouteKey | RoutingError {
-  try {
-    return parseRouteKey(key);
-  } catch (error) {
-    return error instanceof RoutingError ? error : unreadable("invalid_key", "routeKey", error);
-  }
-}
-
-function routeOf(route: Route): Route | RoutingError {
-  try {
-    return parseRoute(route);
-  } catch (error) {
-    return error instanceof RoutingError ? error : unreadable("invalid_route", "route", error);
-  }
-}
-
-/** A getter or a proxy of the host may throw anything. */
-const unreadable = (code: RoutingError["code"], field: string, error: unknown): RoutingError =>
-  new RoutingError(code, `${field}: it cannot be read (${shown(String(error))}); give a plain object.`);
-
-const refusal = <R extends string>(reason: R, { message }: RoutingError): Refused<R> => ({
-  ok: false,
-  reason,
-  message,
-});
-
-function firstRoute(fallbacks: Route | readonly Route[]): Route | undefined {
-  const given: readonly Route[] = isList(fallbacks) ? fallbacks : [fallbacks];
-  for (const fallback of given) {
-    const route = routeOf(fallback);
-    if (!(route instanceof RoutingError)) return route;
-  }
-  return undefined;
-}
-
-const isList = (fallbacks: Route | readonly Route[]): fallbacks is readonly Route[] => Array.isArray(fallbacks);

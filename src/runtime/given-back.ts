@@ -1,9 +1,8 @@
 /**
- * Jobs that nobody runs: those whose node was lost, or stopped, and that may be run again (CLU). Each process looks
- * for them once in an interval, one small indexed query, and takes those whose agent it offers; turns come back
- * through their conversation's queue instead.
+ * Jobs that nobody runs: those whose node was lost, or stopped, and that may be run again (CLU). A process takes those
+ * whose agent it offers, whenever the sweep says that there are some; turns come back through their conversation's
+ * queue instead.
  */
-import type { Clock, Timer } from "../clock.ts";
 import type { Logger } from "../logger.ts";
 import type { ClaimedJob, JobFacet, TurnClaim } from "../store/store.ts";
 
@@ -12,9 +11,7 @@ const CLAIMED_AT_ONCE = 64;
 
 export interface GivenBackParts {
   jobs: JobFacet;
-  clock: Clock;
   logger: Logger;
-  intervalMs: number;
   /** Who takes jobs here; `undefined` while nobody does, because the runtime stops. */
   claim(): Omit<TurnClaim, "now"> | undefined;
   run(job: ClaimedJob): void;
@@ -22,7 +19,6 @@ export interface GivenBackParts {
 
 export class GivenBackJobs {
   readonly #parts: GivenBackParts;
-  #timer: Timer | undefined;
   #looking: Promise<void> | undefined;
   #stopped = false;
 
@@ -36,20 +32,17 @@ export class GivenBackJobs {
 
   async stop(): Promise<void> {
     this.#stopped = true;
-    this.#timer?.cancel();
     await this.#looking;
   }
 
   /** Looks now; a look that is under way will do. */
   look(): void {
     if (this.#looking !== undefined || this.#stopped) return;
-    const { clock, logger, intervalMs } = this.#parts;
-    this.#timer?.cancel();
+    const { logger } = this.#parts;
     this.#looking = this.#look()
       .catch((error: unknown) => logger.warn({ err: error }, "jobs that were given back could not be looked for"))
       .finally(() => {
         this.#looking = undefined;
-        if (!this.#stopped) this.#timer = clock.after(intervalMs, () => this.look());
       });
   }
 

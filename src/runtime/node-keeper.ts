@@ -4,6 +4,7 @@ import type { Logger } from "../logger.ts";
 import { ArcpError, jobErrorPayload, newNodeId } from "../protocol/index.ts";
 import type { NodeRecord, Store } from "../store/store.ts";
 import { givenBackPayload } from "./job/given-back-payload.ts";
+import { VERSION } from "./options.ts";
 
 export interface NodeKeeperParts {
   store: Store;
@@ -84,7 +85,10 @@ export class NodeKeeper {
 
   #register(): Promise<void> {
     const { store, clock } = this.#parts;
-    return store.nodes.register({ nodeId: this.#nodeId, pid: process.pid, host: hostname(), now: clock.wall() });
+    return store.nodes.register({
+      ...{ nodeId: this.#nodeId, pid: process.pid, host: hostname() },
+      ...{ version: VERSION, now: clock.wall() },
+    });
   }
 
   async #watch(): Promise<void> {

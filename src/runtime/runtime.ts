@@ -9,6 +9,7 @@ import {
   type NewJob,
   type NodeRecord,
   type SessionListPage,
+  type StoreCensus,
   StoreRefusal,
   type SweepQuery,
   type TurnClaim,
@@ -88,6 +89,8 @@ export class Runtime {
   #starting: Promise<void> | undefined;
   #stopping: Promise<void> | undefined;
   #sweep: Timer | undefined;
+  /** Until nothing runs here any more: while the runtime drains there are still jobs to cancel and answers to send. */
+  #sweeps = true;
   #stopHints: (() => void) | undefined;
   /** What hints have named since the last look at it. */
   #hints: { sessionIds: Set<string>; jobIds: Set<string> } | undefined;
@@ -213,9 +216,7 @@ export class Runtime {
     });
     this.#givenBack = new GivenBackJobs({
       jobs: store.jobs,
-      clock,
       logger,
-      intervalMs: this.#settings.sweepIntervalMs,
       claim: () => this.#claim(),
       run: (job) => this.#runAgain(job),
     });
@@ -287,6 +288,11 @@ export class Runtime {
   /** The processes that share the store. @throws ArcpError as {@link ready} */
   nodes(): Promise<NodeRecord[]> {
     return this.#inTime(() => this.#settings.store.nodes.list());
+  }
+
+  /** The same with what each of them has in hand, and what waits for one. @throws ArcpError as {@link ready} */
+  census(): Promise<StoreCensus> {
+    return this.#inTime(() => this.#settings.store.nodes.census(this.#settings.clock.wall()));
   }
 
   /**
@@ -456,6 +462,7 @@ export class Runtime {
       await this.#atMost(FAREWELL_MS, Promise.all(readers.map((reader) => reader.whenIdle())));
       this.jobs.stop();
       for (const connection of this.#connections) connection.close(1001, "the runtime is stopping");
+      this.#sweeps = false;
       this.#sweep?.cancel();
       this.#stopHints?.();
       await this.#atMost(FAREWELL_MS, Promise.all([this.#janitor.stop(), this.#credentials.stop(), this.#node.stop()]));
@@ -605,14 +612,20 @@ export class Runtime {
       this.#sweepOnce()
         .catch((error: unknown) => this.#settings.logger.warn({ err: error }, "sweep failed"))
         .finally(() => {
-          if (this.#phase === "running") this.#scheduleSweep();
+          if (this.#sweeps) this.#scheduleSweep();
         });
     });
   }
 
   async #sweepOnce(): Promise<void> {
     const jobIds = [...new Set([...this.#jobs.jobIds(), ...this.#wakeups.jobIds()])];
-    await this.#look({ sessionIds: [...this.#attached.keys()], jobIds, complete: true });
+    const { turns } = this.#jobs;
+    const agents = this.#claim()?.agents ?? [];
+    const channels = turns?.channels() ?? [];
+    await this.#look({
+      ...{ sessionIds: [...this.#attached.keys()], jobIds, complete: true },
+      takes: agents.length + channels.length === 0 ? undefined : { agents, channels, now: this.#settings.clock.wall() },
+    });
   }
 
   /** Another process has changed something: what we have of it is looked at, all hints of a turn at once. */
@@ -654,6 +667,11 @@ export class Runtime {
       seen.set(jobId, lastN);
     }
     this.#sweptLastN = seen;
+    if (!query.complete) return;
+    const looks = query.takes !== undefined;
+    const { jobs, turns, deliveries } = (looks && answer.waiting) || { jobs: looks, turns: looks, deliveries: looks };
+    if (jobs) this.#givenBack.look();
+    this.#jobs.turns?.look({ turns, deliveries });
   }
 
   #dropAll(): void {

@@ -50,6 +50,10 @@ export interface TurnKeeper {
   ended(jobId: string): void;
   /** Runs an agent's handler in the context of its turn. */
   within<T>(turn: RunningTurn, work: () => T): T;
+  /** The channels whose answers this process can send. */
+  channels(): readonly string[];
+  /** A sweep has ended: whether something waits for this node, queues whose lock is free and answers that are due. */
+  look(waiting: { turns: boolean; deliveries: boolean }): void;
   start(): void;
   /** The runtime is about to stop: takes no turns any more; those that run may go on for a while. */
   stop(): Promise<void>;

@@ -9,7 +9,7 @@ import { type WebSocket, WebSocketServer } from "ws";
 import type { Conversations } from "../conversation/index.ts";
 import { type Logger, silentLogger } from "../logger.ts";
 import { MAX_FRAME_BYTES } from "../protocol/index.ts";
-import type { Routes } from "../routing/index.ts";
+import type { RouteKeeper } from "../routing/index.ts";
 import type { Runtime } from "../runtime/index.ts";
 import { fromWs } from "../transport/ws-server.ts";
 import { type AddressRules, refusalOf } from "./addresses.ts";
@@ -35,7 +35,7 @@ export interface AttachOptions {
   /** The runtime's, to be asked about under `/v1`. @default none, and nothing is served there about them */
   conversations?: Conversations;
   /** The table that operators may see and write to under `/v1`. @default none */
-  routes?: Routes;
+  routes?: RouteKeeper;
   /** Serves the console under `/console/` (SRV-26): `true`, or where it was built. @default false */
   console?: boolean | { directory: string };
   /** Serves `/metrics` for Prometheus (SRV-32): to whoever has a good token, or to everybody. @default not at all */

@@ -18,6 +18,7 @@ import type { JobStart, JobStartOutcome } from "./job-start.ts";
 import type { ClaimedJob, NewJob } from "./new-job.ts";
 import type { QuestionFacet } from "./questions.ts";
 import type { Abandonable, ConnectionRef, Duplicate, ReplyDraft, RequestRef } from "./request.ts";
+import type { RouteFacet } from "./routes.ts";
 import type { SessionListPage, SessionListQuery } from "./session-list.ts";
 
 export * from "./bindings.ts";
@@ -28,6 +29,7 @@ export * from "./job-start.ts";
 export * from "./new-job.ts";
 export * from "./questions.ts";
 export * from "./request.ts";
+export * from "./routes.ts";
 export * from "./session-list.ts";
 
 /** `"process"` survives a crash of the process; `"power"` is on disk before the promise resolves. */
@@ -392,6 +394,35 @@ export interface NodeRecord {
 }
 
 /** How a dead node's jobs end: the JSON text of the `job.error` payload; or of the `status` of one that is given back. */
+/** What an operator sees of a node. */
+export interface NodeCensus extends NodeRecord {
+  /** Of the build; empty where it was not told. */
+  version: string;
+  /** Wall time of its last heartbeat, by its own clock. */
+  beatenAt: number;
+  /** Wall time since when it is dead or has left. */
+  overAt: number | undefined;
+  /** Jobs that it runs, and sessions whose connection it serves. */
+  jobs: number;
+  sessions: number;
+}
+
+/** How the nodes of a store are, and what waits for them. */
+export interface StoreCensus {
+  /** Wall time of the store's clock. */
+  now: number;
+  /** The newest migration that was applied. */
+  schema: { number: number; name: string };
+  /** Alive, dead, and for a day those that have left. */
+  nodes: NodeCensus[];
+  /** Jobs that were given back and that nobody runs, and conversations with turns whose lock is free. */
+  waitingJobs: number;
+  waitingConversations: number;
+  /** Locks that have expired and that nobody has taken or freed. */
+  expiredLocks: number;
+  failedDeliveries: number;
+}
+
 export interface Burial {
   nodeId: string;
   /** The heartbeat value that was seen; a node that has beaten since is left alone. */
@@ -410,6 +441,8 @@ export interface SweepQuery {
   jobIds: readonly string[];
   /** False where a hint named the ids: such an answer says nothing about the rest. */
   complete: boolean;
+  /** Whose work the node would take. Left out: it is not asked for. */
+  takes?: { agents: readonly string[]; channels: readonly string[]; now: number } | undefined;
 }
 
 export interface SweepAnswer {
@@ -423,6 +456,11 @@ export interface SweepAnswer {
     /** How many of the questions that it asked were ever answered. */
     answers: number;
   }[];
+  /**
+   * Whether there is something for the node to claim: a job that was given back, a queue whose lock is free, an answer
+   * that is due. True may be said in vain. Left out: the store does not say, and the node looks.
+   */
+  waiting?: { jobs: boolean; turns: boolean; deliveries: boolean } | undefined;
 }
 
 // -------------------------------------------------------------------------------------------- hints
@@ -440,6 +478,8 @@ export interface RetentionPolicy {
   maxBytesPerJob: number;
   /** Payload bytes that all jobs together may keep; `undefined`: no cap. */
   maxBytesPerStore: number | undefined;
+  /** Routes that are kept; above, what was written longest ago goes. @default {@link MAX_STORED_ROUTES} */
+  maxRoutes?: number | undefined;
   /** How long a conversation is kept after its last turn was added; `undefined`: for ever. */
   conversationRetentionMs?: number | undefined;
   now: number;
@@ -591,11 +631,13 @@ export interface JobFacet {
 
 export interface NodeFacet {
   /** Enters the node and, where the engine can, takes the lock that the kernel frees at its death. */
-  register(node: { nodeId: string; pid: number; host: string; now: number }): Promise<void>;
+  register(node: { nodeId: string; pid: number; host: string; version?: string; now: number }): Promise<void>;
   /** @returns false when the node was declared dead: it must drop all that it holds */
   beat(nodeId: string, now: number): Promise<boolean>;
   /** Nodes that are alive by their row, and those whose burial is not finished. */
   list(): Promise<NodeRecord[]>;
+  /** For operators: it looks at more than {@link list}. */
+  census(now: number): Promise<StoreCensus>;
   /**
    * Declares a node dead: fences it, detaches its sessions, ends its jobs with the given payload. A job that may be
    * run again (`NewJob.restarts`) and that nobody wants cancelled is given back instead, as in {@link JobFacet.giveBack}.
@@ -618,6 +660,7 @@ export interface Store {
   readonly bindings: BindingFacet;
   readonly deliveries: DeliveryFacet;
   readonly questions: QuestionFacet;
+  readonly routes: RouteFacet;
   /** Opens the engine and brings the schema up to date. Called once, before all else. */
   start(): Promise<void>;
   /**

@@ -32,6 +32,7 @@ import { deliveryCases } from "./store-contract/delivery-cases.ts";
 import { overviewCases } from "./store-contract/overview-cases.ts";
 import { questionCases } from "./store-contract/question-cases.ts";
 import { restartCases } from "./store-contract/restart-cases.ts";
+import { routeCases } from "./store-contract/route-cases.ts";
 
 /** A started, empty store of its own for one case. */
 export interface StoreFixture {
@@ -277,6 +278,7 @@ export function storeContract(
     overviewCases(it);
     questionCases(it);
     restartCases(it);
+    routeCases(it);
     lifecycle(it);
   });
 }

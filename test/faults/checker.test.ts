@@ -45,7 +45,7 @@ const goodRun = (): Entry[] => [
   { t: "start" },
   outgoing({ type: "session.hello", id: "m1", payload: {} }),
   welcome,
-  { t: "submit", label: LABEL, input },
+  { t: "submit", label: LABEL, submission: { agent: "counting", input } },
   outgoing({ type: "job.submit", id: "m3", payload: { agent: "counting", input } }),
   incoming({
     type: "job.accepted",
@@ -65,7 +65,7 @@ const goodRun = (): Entry[] => [
   { t: "done" },
 ];
 
-function verdictOf(journal: Entry[], starts = [{ label: LABEL, jobId: JOB }]): Verdict {
+function verdictOf(journal: Entry[], starts = [{ label: LABEL, jobId: JOB, attempt: 1 }]): Verdict {
   return check({ journals: new Map([["client", journal]]), starts, mayEnd: { nodeLost: false, shutdown: false } });
 }
 
@@ -137,8 +137,8 @@ test("[CLT-2] the faults' checker finds what the client did not hand out, or han
 
 test("[JOB-5] the faults' checker finds a submit that ran twice, and one that was refused and ran", () => {
   const twice = [
-    { label: LABEL, jobId: JOB },
-    { label: LABEL, jobId: "job_2" },
+    { label: LABEL, jobId: JOB, attempt: 1 },
+    { label: LABEL, jobId: "job_2", attempt: 1 },
   ];
   assert.match(verdictOf(goodRun(), twice).findings.join("\n"), /ran 2 times/);
   const journal = goodRun();

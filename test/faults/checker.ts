@@ -3,15 +3,18 @@
  * had started. It knows no server and asks none. Numbers are checked on the wire, below the client, and
  * contents both there and as the client handed them out.
  */
-import { type Entry, type JobInput, readMessage } from "./journal.ts";
+import { PAGE } from "./agents.ts";
+import { type Entry, type JobInput, type Message, readMessage, repeatable, type Start } from "./journal.ts";
 
 export interface Evidence {
   /** Each client's journal, by its name. */
   journals: ReadonlyMap<string, readonly Entry[]>;
   /** Agents that have started. */
-  starts: readonly { label: string; jobId: string }[];
+  starts: readonly Start[];
   /** What was done to the servers: how else a job may end than by itself. */
   mayEnd: { nodeLost: boolean; shutdown: boolean };
+  /** Jobs whose ends, and the reasons for them, are somebody else's to judge. */
+  judged?: ReadonlySet<string>;
 }
 
 export interface Verdict {
@@ -56,7 +59,7 @@ interface TerminalPayload {
   code?: string;
   retryable?: boolean;
   details?: { reason?: string; code?: string };
-  result?: { label: string; n: number };
+  result?: { label: string; n: number; sum?: number };
 }
 
 const IN_REPLY_TO = "x-vendor.holdfast.in_reply_to";
@@ -71,7 +74,7 @@ class Checker {
   readonly #verdict: Verdict = { events: 0, lost: 0, duplicated: 0, reordered: 0, findings: [] };
   readonly #sessions = new Map<string, SessionSeen>();
   /** Of each job, what every reader must have seen alike. */
-  readonly #contents = new Map<string, Map<number, string>>();
+  readonly #contents = new Map<string, Map<string, string>>();
   readonly #terminals = new Map<string, string>();
   readonly #lengths = new Map<string, number>();
   readonly #cancelled = new Set<string>();
@@ -253,8 +256,8 @@ class Checker {
         const message =
           payload["kind"] === "log" ? readMessage((payload["body"] as { message: string }).message) : undefined;
         if (message === undefined) continue;
-        this.#take(`${client} on the wire`, jobId, reading, message.index);
-        this.#alike(jobId, message.index, JSON.stringify(payload));
+        this.#take(`${client} on the wire`, jobId, reading, message);
+        this.#alike(jobId, message, JSON.stringify(payload));
       } else {
         const count = (terminals.get(jobId) ?? 0) + 1;
         terminals.set(jobId, count);
@@ -282,6 +285,7 @@ class Checker {
           unsettled.add(entry.label);
           break;
         case "accepted":
+        case "refused":
         case "abandoned":
           unsettled.delete(entry.label);
           break;
@@ -303,7 +307,7 @@ class Checker {
           if (handle === undefined || message === undefined) break;
           if (entry.seq <= handle.seq) this.#found(`${client}: event ${entry.seq} was handed out after ${handle.seq}`);
           handle.seq = entry.seq;
-          this.#take(`${client} above the client`, handle.jobId, handle.reading, message.index);
+          this.#take(`${client} above the client`, handle.jobId, handle.reading, message);
           break;
         }
         case "terminal": {
@@ -328,21 +332,23 @@ class Checker {
     if (journal.at(-1)?.t !== "done") this.#found(`${client}: did not come to its end`);
   }
 
-  #take(who: string, jobId: string, reading: Reading, index: number): void {
-    const what = reading.take(index);
+  #take(who: string, jobId: string, reading: Reading, message: Message): void {
+    const what = reading.take(message);
     if (what === undefined) return;
     this.#verdict[what.count] += what.by;
-    this.#found(`${who}: ${jobId} gave message ${index} where ${what.due} was due`);
+    const { attempt, index } = message;
+    this.#found(`${who}: ${jobId} gave message ${index}${attempt > 1 ? ` of attempt ${attempt}` : ""} ${what.why}`);
   }
 
-  #alike(jobId: string, index: number, payload: string): void {
-    const contents = this.#contents.get(jobId) ?? new Map<number, string>();
+  #alike(jobId: string, { attempt, index }: Message, payload: string): void {
+    const contents = this.#contents.get(jobId) ?? new Map<string, string>();
     this.#contents.set(jobId, contents);
-    const before = contents.get(index);
+    const name = `${attempt}.${index}`;
+    const before = contents.get(name);
     if (before !== undefined && before !== payload) {
       this.#found(`${jobId}: message ${index} is not the same for everybody: ${before} and ${payload}`);
     }
-    contents.set(index, payload);
+    contents.set(name, payload);
   }
 
   #ended(who: string, jobId: string, reading: Reading, terminal: TerminalPayload): void {
@@ -361,6 +367,7 @@ class Checker {
       }
       this.#lengths.set(jobId, length ?? due);
     }
+    if (this.#evidence.judged?.has(jobId)) return;
     const why = this.#unexpected(jobId, terminal);
     if (why !== undefined) this.#found(`${who}: ${jobId} ended as it should not (${why}): ${text}`);
   }
@@ -368,7 +375,10 @@ class Checker {
   #unexpected(jobId: string, terminal: TerminalPayload): string | undefined {
     const { mayEnd } = this.#evidence;
     if (terminal.final_status === "success") {
-      return terminal.result === undefined ? "a success without its result" : undefined;
+      const { result } = terminal;
+      if (result === undefined) return "a success without its result";
+      const sum = (result.n * (result.n - 1)) / 2;
+      return result.sum === undefined || result.sum === sum ? undefined : `its messages have the sum ${sum}`;
     }
     if (terminal.code === "CANCELLED") return this.#cancelled.has(jobId) ? undefined : "nobody cancelled it";
     // Its submit was answered with a failure; where that answer was lost, the job tells it.
@@ -387,17 +397,20 @@ class Checker {
   #starts(): void {
     const started = Map.groupBy(this.#evidence.starts, ({ label }) => label);
     for (const [label, starts] of started) {
-      if (starts.length > 1) this.#found(`${label} ran ${starts.length} times: ${starts.map((one) => one.jobId)}`);
+      const attempts = new Set(starts.map(({ attempt }) => attempt));
+      if (starts.length > attempts.size) {
+        this.#found(`${label} ran ${starts.length} times: ${starts.map((one) => `${one.jobId} ${one.attempt}`)}`);
+      }
       const answered = this.#answers.get(`submit ${label}`);
       if (answered !== undefined && starts.some(({ jobId }) => jobId !== answered)) {
         this.#found(`${label} was accepted as ${answered} and ran as ${starts.map((one) => one.jobId)}`);
       }
     }
     for (const [client, journal] of this.#evidence.journals) {
-      const keyed = new Set<string>();
+      const mayRun = new Set<string>();
       for (const entry of journal) {
-        if (entry.t === "submit" && entry.key !== undefined) keyed.add(entry.label);
-        if (entry.t === "rejected" && !keyed.has(entry.label) && started.has(entry.label)) {
+        if (entry.t === "submit" && repeatable(entry.submission)) mayRun.add(entry.label);
+        if (entry.t === "rejected" && !mayRun.has(entry.label) && started.has(entry.label)) {
           this.#found(`${client}: ${entry.label} was refused (${entry.code} ${entry.message}) and ran`);
         }
       }
@@ -405,23 +418,43 @@ class Checker {
   }
 }
 
-/** One reading of a job's messages, which must come as 0, 1, 2 and so on, or on from the first that came. */
+/**
+ * One reading of a job's messages, which must come as 0, 1, 2 and so on, or on from the first that came. A later
+ * attempt goes back to the newest checkpoint, and to none before it.
+ */
 class Reading {
   due: number | undefined;
+  #attempt: number | undefined;
   readonly #missing = new Set<number>();
 
   constructor(due: number | undefined) {
     this.due = due;
   }
 
-  take(index: number): { count: "lost" | "duplicated" | "reordered"; by: number; due: number } | undefined {
+  take({
+    attempt,
+    index,
+  }: Message): { count: "lost" | "duplicated" | "reordered"; by: number; why: string } | undefined {
+    const before = this.#attempt;
+    if (before !== undefined && attempt < before) {
+      return { count: "reordered", by: 1, why: `after attempt ${before} had begun` };
+    }
+    const again = attempt > (before ?? attempt) || (before === undefined && attempt > 1 && this.due === 0);
+    this.#attempt = attempt;
+    if (again && this.due !== undefined) {
+      // A message behind a checkpoint is said once that is kept; of one at its edge nobody can tell.
+      const kept = this.due === 0 ? 0 : Math.floor((this.due - 1) / PAGE) * PAGE;
+      if (index < kept) return { count: "duplicated", by: kept - index, why: `although ${kept} had been kept` };
+      if (index <= this.due) this.due = index;
+    }
     const due = this.due ?? index;
     this.due = Math.max(due, index + 1);
     if (index === due) return undefined;
+    const why = `where ${due} was due`;
     if (index > due) {
       for (let missing = due; missing < index; missing += 1) this.#missing.add(missing);
-      return { count: "lost", by: index - due, due };
+      return { count: "lost", by: index - due, why };
     }
-    return { count: this.#missing.delete(index) ? "reordered" : "duplicated", by: 1, due };
+    return { count: this.#missing.delete(index) ? "reordered" : "duplicated", by: 1, why };
   }
 }

@@ -7,7 +7,8 @@ import { type RawData, WebSocket } from "ws";
 import { ArcpError, connect, type Feature, type JobHandle, type Session } from "../../src/client/index.ts";
 import { sleep, systemClock } from "../../src/clock.ts";
 import type { WebSocketConstructor } from "../../src/transport/websocket.ts";
-import { type Entry, type JobInput, Journal, readJournal } from "./journal.ts";
+import { type Entry, Journal, readJournal, repeatable, type Submission } from "./journal.ts";
+import { REFUSALS } from "./turns/journal.ts";
 
 export interface ClientSettings {
   name: string;
@@ -19,14 +20,14 @@ export interface ClientSettings {
 }
 
 export type ClientCommand =
-  | { do: "submit"; input: JobInput; key?: string | undefined }
+  | { do: "submit"; submission: Submission }
   | { do: "subscribe"; jobId: string; history: boolean }
   | { do: "cancel"; jobId: string }
   /** Settle what is open, close the session, end. With `audit`: read these jobs from their start before. */
   | { do: "finish"; audit: readonly string[] };
 
 /** What the process tells its parent. */
-export type ClientWord = { said: "ready" } | { said: "accepted"; jobId: string };
+export type ClientWord = { said: "ready" } | { said: "accepted"; jobId: string; isTurn: boolean };
 
 const RETRY_MS = 100;
 const STATE_EVERY = 16;
@@ -34,7 +35,7 @@ const SLOW_EVERY = 40;
 const SLOW_MS = 25;
 
 const settings = JSON.parse(process.argv[2] ?? "") as ClientSettings;
-const past = readJournal(settings.journal);
+const past: readonly Entry[] = readJournal(settings.journal);
 const journal = new Journal(settings.journal);
 const say = (word: ClientWord) => process.stdout.write(`${JSON.stringify(word)}\n`);
 journal.write({ t: "start" });
@@ -139,25 +140,35 @@ async function readOnce(job: JobHandle, whole: boolean): Promise<void> {
   await read(job, whole);
 }
 
-async function submit(input: JobInput, key: string | undefined, whole: boolean): Promise<void> {
+/** Under a label that may not be the submission's own. */
+function send({ agent, input, key, turn }: Submission, label: string): Promise<JobHandle> {
+  const labelled = { ...input, label };
+  if (turn !== undefined) return session.turn(turn.key, agent, labelled, { onBusy: turn.onBusy, messageId: label });
+  return session.submit(agent, labelled, key === undefined ? {} : { idempotencyKey: key });
+}
+
+async function submit(submission: Submission, whole: boolean): Promise<void> {
   for (let attempt = 1; ; attempt += 1) {
-    // Without a key a second attempt is another job, and the first may never run.
-    const label = key === undefined && attempt > 1 ? `${input.label}~${attempt}` : input.label;
+    // A second attempt of what is not repeatable is another job, and the first may never run.
+    const own = submission.input.label;
+    const label = repeatable(submission) || attempt === 1 ? own : `${own}~${attempt}`;
     try {
-      journal.write({ t: "submit", label, input: { ...input, label }, key });
-      const job = await session.submit(
-        "counting",
-        { ...input, label },
-        key === undefined ? {} : { idempotencyKey: key },
-      );
+      journal.write({ t: "submit", label, submission });
+      const job = await send(submission, label);
       journal.write({ t: "accepted", label, jobId: job.id });
       noteState();
-      say({ said: "accepted", jobId: job.id });
+      say({ said: "accepted", jobId: job.id, isTurn: submission.turn !== undefined });
       await readOnce(job, whole);
       return;
     } catch (error) {
-      const { code, retryable, message } =
-        error instanceof ArcpError ? error : { code: "none", retryable: false, message: String(error) };
+      const { code, retryable, message, details } =
+        error instanceof ArcpError
+          ? error
+          : { code: "none", retryable: false, message: String(error), details: undefined };
+      if (REFUSALS.includes(details?.["code"])) {
+        journal.write({ t: "refused", label, code: String(details?.["code"]) });
+        return;
+      }
       journal.write({ t: "rejected", label, code, retryable, message });
       if (!retryable) return;
     }
@@ -199,12 +210,16 @@ async function cancel(jobId: string): Promise<void> {
 /** What a process before this one left open. */
 function takeUp(): void {
   const unanswered = new Map(entriesOf("submit").map((entry) => [entry.label, entry]));
-  for (const { label } of [...entriesOf("accepted"), ...entriesOf("rejected"), ...entriesOf("abandoned")]) {
+  for (const { label } of [...entriesOf("accepted"), ...entriesOf("refused"), ...entriesOf("abandoned")]) {
     unanswered.delete(label);
   }
-  for (const { label, input, key } of unanswered.values()) {
+  for (const { label, retryable } of entriesOf("rejected")) {
+    const entry = unanswered.get(label);
+    if (entry !== undefined && !(retryable && repeatable(entry.submission))) unanswered.delete(label);
+  }
+  for (const { label, submission } of unanswered.values()) {
     // Its first events may have come to the process that was killed.
-    if (key !== undefined) task(submit(input, key, false));
+    if (repeatable(submission)) task(submit(submission, false));
     else journal.write({ t: "abandoned", label });
   }
   const open = new Set([...entriesOf("accepted"), ...entriesOf("follow")].map(({ jobId }) => jobId));
@@ -233,7 +248,7 @@ lines.on("line", (line) => {
   const command = JSON.parse(line) as ClientCommand;
   switch (command.do) {
     case "submit":
-      task(submit(command.input, command.key, true));
+      task(submit(command.submission, true));
       return;
     case "subscribe":
       task(subscribe(command.jobId, command.history, false));

@@ -1,12 +1,14 @@
 /**
  * `npm run test:faults`: seeded fault scenarios over real processes, real sockets and a real file, and a
- * count of what clients lost; with `--turns`, of what conversations lost; with `--deliveries`, of answers. A seed plans a scenario; the same
- * seed plans the same one. Ends by itself, leaves no process and no file, and exits 1 when a scenario found
- * something.
+ * count of what clients lost; with `--turns`, of what conversations lost; with `--deliveries`, of answers; with
+ * `--cluster`, of what clients of several nodes lost. A seed plans a scenario; the same seed plans the same one. Ends
+ * by itself, leaves no process and no file, and exits 1 when a scenario found something.
  */
 import { parseArgs } from "node:util";
 import { systemClock } from "../../src/clock.ts";
 import { killAll } from "./child.ts";
+import { clusterPlanFor } from "./cluster/plan.ts";
+import { ClusterScenario, killDatabases } from "./cluster/scenario.ts";
 import { DeliveryScenario } from "./deliveries/scenario.ts";
 import { Place, removeAll } from "./place.ts";
 import { planFor, SCENARIO_NAMES, type ScenarioName } from "./plan.ts";
@@ -15,20 +17,27 @@ import { turnPlanFor } from "./turns/plan.ts";
 import { TurnScenario } from "./turns/scenario.ts";
 
 const USAGE = `usage: node test/faults/main.ts [options]
-  --seeds N      so many scenarios (as many as there is time for; with --turns or --deliveries 1)
+  --seeds N      so many scenarios (as many as there is time for; with --turns or --deliveries 1, with --cluster 4)
   --first SEED   the first of them (1)
   --seconds S    begin none after so long (100, or no limit with --seeds)
   --only NAME    ${SCENARIO_NAMES.join(", ")}
   --turns        conversations rather than sessions: workers on one file that are killed and stopped
   --deliveries   answers on their way to people: whoever sends them is killed, before they arrive and after
-  --length S     how long a scenario sends messages, with --turns (55) or --deliveries (25)
-  --parallel N   so many at a time (2; with --turns or --deliveries 1)
+  --cluster      three nodes on one PostgreSQL: nodes die and are cut off, and the database goes away and comes back
+  --length S     how long a scenario goes on, with --turns (55), --deliveries (25) or --cluster (20)
+  --parallel N   so many at a time (2; with --turns, --deliveries or --cluster 1)
   --keep         leave the files of a scenario that found something
 `;
 
 const DEFAULT_SECONDS = 100;
-const DEFAULT_TURNS_LENGTH_S = 55;
-const DEFAULT_DELIVERIES_LENGTH_S = 25;
+/** The long ones: how long one goes on, and how many there are. */
+const LONG = {
+  turns: { lengthS: 55, seeds: 1 },
+  deliveries: { lengthS: 25, seeds: 1 },
+  cluster: { lengthS: 20, seeds: 4 },
+} as const;
+type Long = keyof typeof LONG;
+const LONG_NAMES = Object.keys(LONG) as Long[];
 /** More of them tell nothing new. */
 const MAX_FAILED = 5;
 
@@ -51,8 +60,7 @@ interface Options {
   first: number;
   seconds: number;
   only: ScenarioName | undefined;
-  turns: boolean;
-  deliveries: boolean;
+  long: Long | undefined;
   lengthMs: number;
   parallel: number;
   keep: boolean;
@@ -69,6 +77,7 @@ function readOptions(): Options {
       only: text,
       turns: flag,
       deliveries: flag,
+      cluster: flag,
       length: text,
       parallel: text,
       keep: flag,
@@ -76,23 +85,24 @@ function readOptions(): Options {
   });
   const only = SCENARIO_NAMES.find((name) => name === values.only);
   if (values.only !== undefined && only === undefined) wrongUse(`--only: there is no scenario ${values.only}.`);
-  const { turns = false, deliveries = false } = values;
-  const long = turns || deliveries;
-  if (turns && deliveries) wrongUse("--turns: is not --deliveries; give one of them.");
-  if (long && only !== undefined) wrongUse("--only: --turns and --deliveries have one scenario each.");
-  if (!long && values.length !== undefined) wrongUse("--length: only scenarios of --turns and --deliveries have one.");
+  const [long, another] = LONG_NAMES.filter((name) => values[name] === true);
+  if (another !== undefined) wrongUse(`--${another}: is not --${long}; give one of them.`);
+  if (long !== undefined && only !== undefined) wrongUse(`--only: is not for --${long}.`);
+  if (long === undefined && values.length !== undefined) {
+    wrongUse(`--length: only scenarios of ${LONG_NAMES.map((name) => `--${name}`).join(", ")} have one.`);
+  }
   const seconds = numberOf(values.seconds, "seconds");
-  const seeds = numberOf(values.seeds, "seeds") ?? (long && seconds === undefined ? 1 : undefined);
-  const lengthS = deliveries ? DEFAULT_DELIVERIES_LENGTH_S : DEFAULT_TURNS_LENGTH_S;
+  const fewer = long !== undefined && seconds === undefined ? LONG[long].seeds : undefined;
+  const seeds = numberOf(values.seeds, "seeds") ?? fewer;
+  const lengthS = numberOf(values.length, "length") ?? (long === undefined ? 0 : LONG[long].lengthS);
   return {
     seeds: seeds ?? Number.POSITIVE_INFINITY,
     first: numberOf(values.first, "first") ?? 1,
     seconds: seconds ?? (seeds === undefined ? DEFAULT_SECONDS : Number.POSITIVE_INFINITY),
     only,
-    turns,
-    deliveries,
-    lengthMs: (numberOf(values.length, "length") ?? lengthS) * 1_000,
-    parallel: numberOf(values.parallel, "parallel") ?? (long ? 1 : 2),
+    long,
+    lengthMs: lengthS * 1_000,
+    parallel: numberOf(values.parallel, "parallel") ?? (long === undefined ? 2 : 1),
     keep: values.keep ?? false,
   };
 }
@@ -101,6 +111,8 @@ function readOptions(): Options {
 interface Outcome {
   counts: Readonly<Record<string, number>>;
   findings: readonly string[];
+  /** Which faults there were, each with its count. */
+  did?: Readonly<Record<string, number>>;
   /** Worth a look, and not wrong. */
   aside?: string;
 }
@@ -116,7 +128,7 @@ interface Planned {
 }
 
 function planned(seed: number, options: Options): Planned {
-  if (options.turns) {
+  if (options.long === "turns") {
     const plan = turnPlanFor(seed, options.lengthMs);
     const run = async (place: Place): Promise<Outcome> => {
       const { findings, ends, ...counts } = await new TurnScenario(plan, place).run();
@@ -124,12 +136,21 @@ function planned(seed: number, options: Options): Planned {
     };
     return { seed, name: "turns", wantsDisk: false, circumstances: {}, steps: plan.steps, run };
   }
-  if (options.deliveries) {
+  if (options.long === "deliveries") {
     const run = async (place: Place): Promise<Outcome> => {
       const { findings, fates, ...counts } = await new DeliveryScenario(seed, options.lengthMs, place).run();
       return { counts, findings, aside: `calls ${JSON.stringify(fates)}` };
     };
     return { seed, name: "deliveries", wantsDisk: false, circumstances: {}, steps: [], run };
+  }
+  if (options.long === "cluster") {
+    const plan = clusterPlanFor(seed, options.lengthMs);
+    const { steps, name, ...circumstances } = plan;
+    const run = async (place: Place): Promise<Outcome> => {
+      const { findings, did, ...counts } = await new ClusterScenario(plan, place).run();
+      return { counts, did, findings };
+    };
+    return { seed, name, wantsDisk: false, circumstances, steps, run };
   }
   const plan = planFor(seed, options.only);
   const { steps, ...circumstances } = plan;
@@ -169,13 +190,21 @@ const counted = (counts: Outcome["counts"]): string =>
     .map(([name, count]) => `${name} ${count}`)
     .join("  ");
 
+const TOTALS: Record<Long | "sessions", readonly string[]> = {
+  sessions: ["events", "lost", "duplicated", "reordered"],
+  turns: ["turns", "overlapped", "lost", "doubled", "reordered", "stuck"],
+  deliveries: ["delivered", "lost", "doubled", "misrouted"],
+  cluster: ["events", "lost", "duplicated", "reordered", "overlapped", "stuck"],
+};
+
+const add = (total: Record<string, number>, counts: Readonly<Record<string, number>>) => {
+  for (const [name, count] of Object.entries(counts)) total[name] = (total[name] ?? 0) + count;
+};
+
 async function main(options: Options): Promise<boolean> {
-  const names = options.turns
-    ? ["turns", "overlapped", "lost", "doubled", "reordered", "stuck"]
-    : options.deliveries
-      ? ["delivered", "lost", "doubled", "misrouted"]
-      : ["events", "lost", "duplicated", "reordered"];
+  const names = TOTALS[options.long ?? "sessions"];
   const total: Record<string, number> = Object.fromEntries(names.map((name) => [name, 0]));
+  const did: Record<string, number> = {};
   const failed: number[] = [];
   const began = systemClock.monotonic();
   let next = options.first;
@@ -190,11 +219,14 @@ async function main(options: Options): Promise<boolean> {
       const outcome = await outcomeOf(plan, place);
       const took = ((systemClock.monotonic() - since) / 1_000).toFixed(1);
       ran += 1;
-      for (const [name, count] of Object.entries(outcome.counts)) total[name] = (total[name] ?? 0) + count;
+      add(total, outcome.counts);
+      add(did, outcome.did ?? {});
       const bad = outcome.findings.length > 0;
       const [first = ["nothing", 0]] = Object.entries(outcome.counts);
-      const aside = outcome.aside === undefined ? "" : `  ${outcome.aside}`;
-      say(`${bad ? "FAIL" : "ok  "} seed ${plan.seed}  ${plan.name}  ${first[1]} ${first[0]}  ${took} s${aside}`);
+      const aside = outcome.aside ?? (outcome.did === undefined ? "" : counted(outcome.did));
+      say(
+        `${bad ? "FAIL" : "ok  "} seed ${plan.seed}  ${plan.name}  ${first[1]} ${first[0]}  ${took} s  ${aside}`.trimEnd(),
+      );
       if (bad) {
         failed.push(plan.seed);
         report(plan, outcome, options.keep ? place.path : undefined);
@@ -207,6 +239,7 @@ async function main(options: Options): Promise<boolean> {
   say(
     `${ran} seeds in ${seconds} s${failed.length === 0 ? "" : `, of which ${failed.length} failed: ${failed.join(" ")}`}`,
   );
+  if (Object.keys(did).length > 0) say(`faults: ${counted(did)}`);
   say(counted(total));
   return failed.length === 0;
 }
@@ -215,6 +248,7 @@ const options = readOptions();
 for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) process.on(signal, () => process.exit(130));
 process.on("exit", () => {
   killAll();
+  killDatabases();
   if (!options.keep) removeAll();
 });
 process.exitCode = (await main(options)) ? 0 : 1;

@@ -1,14 +1,13 @@
 /** Runs one plan: real servers on a real file, real clients behind proxies, and then the checker. */
-import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { DatabaseSync } from "node:sqlite";
 import { sleep, systemClock } from "../../src/clock.ts";
-import { FEATURES, type Feature } from "../../src/protocol/index.ts";
 import { Random } from "../random.ts";
 import { check, type Verdict } from "./checker.ts";
 import { Child, Handling } from "./child.ts";
-import type { ClientCommand, ClientSettings, ClientWord } from "./client-process.ts";
-import { type Entry, readJournal } from "./journal.ts";
+import { Client, FEATURES_OF } from "./client.ts";
+import type { ClientSettings } from "./client-process.ts";
+import { readStarts } from "./journal.ts";
 import type { Place } from "./place.ts";
 import type { Fault, Plan, Work } from "./plan.ts";
 import { FaultProxy } from "./proxy.ts";
@@ -22,12 +21,6 @@ const RESTART_MS = 100;
 const LOST_WELCOME_MS = 200;
 const LATE_HELLO_MS = 2_000;
 const MAX_AUDITED = 12;
-
-const FEATURES_OF: Record<Plan["clients"][number]["features"], readonly Feature[]> = {
-  all: FEATURES,
-  "no progress": FEATURES.filter((feature) => feature !== "progress"),
-  "no ack": FEATURES.filter((feature) => feature !== "ack"),
-};
 
 class Server {
   readonly #settings: ServerSettings;
@@ -86,77 +79,14 @@ class Server {
   }
 }
 
-class Client {
-  readonly proxy: FaultProxy;
-  /** Which server its next connection goes to. */
-  readonly route: { server: number };
-  readonly #settings: ClientSettings;
-  readonly #accepted: (jobId: string) => void;
-  #child: Child<ClientCommand>;
-  readonly #handling = new Handling();
-
-  constructor(
-    settings: ClientSettings,
-    proxy: FaultProxy,
-    route: { server: number },
-    accepted: (jobId: string) => void,
-  ) {
-    this.#settings = settings;
-    this.proxy = proxy;
-    this.route = route;
-    this.#accepted = accepted;
-    this.#child = this.#spawn();
-  }
-
-  get journal(): readonly Entry[] {
-    return readJournal(this.#settings.journal);
-  }
-
-  get exited(): Promise<void> {
-    return this.#child.exited;
-  }
-
-  async ready(): Promise<void> {
-    await this.#child.ready();
-  }
-
-  send(command: ClientCommand): void {
-    this.#child.send(command);
-  }
-
-  replace(downMs: number): Promise<void> {
-    return this.#handling.run(async () => {
-      // A hello of the dead process that arrived now would be taken for its successor's.
-      this.proxy.heal();
-      await this.#child.kill();
-      await sleep(systemClock, downMs);
-      this.#child = this.#spawn();
-    });
-  }
-
-  pause(forMs: number): Promise<void> {
-    return this.#handling.run(() => this.#child.pause(forMs));
-  }
-
-  async [Symbol.asyncDispose](): Promise<void> {
-    await this.#child.kill();
-    await this.proxy[Symbol.asyncDispose]();
-  }
-
-  #spawn(): Child<ClientCommand> {
-    return new Child("client-process.ts", this.#settings, (line) => {
-      const word = JSON.parse(line) as ClientWord;
-      if (word.said === "accepted") this.#accepted(word.jobId);
-    });
-  }
-}
-
 export class Scenario {
   readonly #plan: Plan;
   readonly #place: Place;
   readonly #file: string;
   readonly #servers: Server[] = [];
   readonly #clients: Client[] = [];
+  /** Which server the next connection of each client goes to. */
+  readonly #routes: number[] = [];
   readonly #jobs: string[] = [];
   /** Faults that are under way. */
   readonly #under = new Set<Promise<void>>();
@@ -182,7 +112,7 @@ export class Scenario {
     await this.#settle();
     return check({
       journals: new Map(this.#clients.map((client, index) => [`client ${index}`, client.journal])),
-      starts: this.#starts(),
+      starts: readStarts(join(this.#place.path, "starts")),
       mayEnd: {
         nodeLost: this.#plan.steps.some(({ op }) => op.do === "kill server" || op.do === "stop server"),
         shutdown: this.#plan.steps.some(({ op }) => op.do === "drain server"),
@@ -203,9 +133,9 @@ export class Scenario {
 
   async #addClient(stack: AsyncDisposableStack, index: number): Promise<void> {
     const { features, slow } = this.#plan.clients[index] as Plan["clients"][number];
-    const route = { server: index % this.#plan.servers };
+    this.#routes.push(index % this.#plan.servers);
     const proxy = await FaultProxy.start({
-      target: () => this.#servers[route.server]?.port,
+      target: () => this.#servers[this.#routes[index] as number]?.port,
       chop: this.#plan.chop,
       random: new Random(this.#plan.seed * 31 + index),
     });
@@ -216,7 +146,7 @@ export class Scenario {
       features: FEATURES_OF[features],
       slow,
     };
-    const client = new Client(settings, proxy, route, (jobId) => {
+    const client = new Client(settings, proxy, ({ jobId }) => {
       if (!this.#jobs.includes(jobId)) this.#jobs.push(jobId);
     });
     this.#clients.push(stack.use(client));
@@ -227,13 +157,17 @@ export class Scenario {
       case "submit": {
         const { label, n, bytes, everyMs } = op;
         const key = op.keyed ? `key-${label}` : undefined;
-        this.#clients[op.client]?.send({ do: "submit", input: { label, n, bytes, everyMs }, key });
+        this.#clients[op.client]?.send({
+          do: "submit",
+          submission: { agent: "counting", input: { label, n, bytes, everyMs }, key },
+        });
         return;
       }
       case "twins": {
         const { label, n, bytes, everyMs } = op;
         for (const client of this.#clients.slice(0, 2)) {
-          client.send({ do: "submit", input: { label, n, bytes, everyMs }, key: `key-${label}` });
+          const submission = { agent: "counting", input: { label, n, bytes, everyMs }, key: `key-${label}` };
+          client.send({ do: "submit", submission });
         }
         return;
       }
@@ -283,7 +217,7 @@ export class Scenario {
         return;
       case "hop":
         if (client === undefined) return;
-        client.route.server = op.server;
+        this.#routes[op.client] = op.server;
         if (op.takeover) client.proxy.halfOpen(1_000);
         else client.proxy.cut();
         return;
@@ -360,14 +294,5 @@ export class Scenario {
     };
     await Promise.race([all(), late]);
     enough.abort();
-  }
-
-  #starts(): { label: string; jobId: string }[] {
-    const file = join(this.#place.path, "starts");
-    if (!existsSync(file)) return [];
-    return readFileSync(file, "utf8")
-      .split("\n")
-      .filter((line) => line !== "")
-      .map((line) => JSON.parse(line) as { label: string; jobId: string });
   }
 }

@@ -3,15 +3,14 @@
  * port, then obeys the lines on its standard input, and ends with it. Its timeouts are short, so that a
  * scenario of some seconds sees what takes minutes with the defaults.
  */
-import { appendFileSync } from "node:fs";
 import { createInterface } from "node:readline";
 import { DatabaseSync } from "node:sqlite";
 import { type Clock, systemClock } from "../../src/clock.ts";
-import { type Logger, silentLogger } from "../../src/logger.ts";
-import { type AgentHandler, Runtime } from "../../src/runtime/index.ts";
+import { Runtime } from "../../src/runtime/index.ts";
 import { bearerTokens, serve } from "../../src/server/index.ts";
 import { sqlite } from "../../src/store/sqlite/index.ts";
-import { type JobInput, messageOf } from "./journal.ts";
+import { counting } from "./agents.ts";
+import { logFile } from "./log-file.ts";
 
 export interface ServerSettings {
   file: string;
@@ -30,13 +29,7 @@ const settings = JSON.parse(process.argv[2] ?? "") as ServerSettings;
 let stepMs = 0;
 const clock: Clock = { ...systemClock, wall: () => systemClock.wall() + stepMs };
 
-const logged = (level: string) => (fields: object, message: string) => {
-  const { err } = fields as { err?: unknown };
-  const why = err instanceof Error ? { err: err.stack } : {};
-  const at = new Date(systemClock.wall()).toISOString();
-  appendFileSync(settings.log, `${JSON.stringify({ at, pid: process.pid, level, message, ...fields, ...why })}\n`);
-};
-const logger: Logger = { ...silentLogger, info: logged("info"), warn: logged("warn"), error: logged("error") };
+const logger = logFile(settings.log);
 
 // The store shows no connection, and SQLite's limit of pages is one connection's: hence this look at all of them.
 const databases = new Set<DatabaseSync>();
@@ -52,18 +45,6 @@ const limitPages = (full: boolean) => {
   }
 };
 
-const counting: AgentHandler = async (input, job) => {
-  const { label, n, bytes, everyMs } = input as JobInput;
-  appendFileSync(settings.starts, `${JSON.stringify({ label, jobId: job.id })}\n`);
-  for (let index = 0; index < n; index += 1) {
-    if (everyMs > 0 && index > 0) await job.sleep(everyMs);
-    job.signal.throwIfAborted();
-    if (index % 10 === 9) await job.progress({ current: index, total: n });
-    await job.log(messageOf(label, index, bytes));
-  }
-  return { label, n };
-};
-
 const runtime = new Runtime({
   store: sqlite(settings.file, { clock, logger, busyTimeoutMs: 2_500 }),
   auth: bearerTokens({ token: "tester" }),
@@ -77,7 +58,7 @@ const runtime = new Runtime({
   sweepIntervalMs: 250,
   storeTimeoutMs: 1_000,
   cancelGraceMs: 2_000,
-}).agent("counting", counting);
+}).agent("counting", counting(settings.starts));
 const server = await serve(runtime, { port: 0 });
 process.stdout.write(`${server.port}\n`);
 

@@ -45,7 +45,6 @@ export interface DeliveriesHost {
   readonly store: DeliveryFacet;
   readonly clock: Clock;
   readonly logger: Logger;
-  readonly lookEveryMs: number;
   nodeId(): string;
   /** Events of a job above an n that are still kept, in order; a page of them. */
   read(jobId: string, afterN: number): Promise<readonly NewEvent[]>;
@@ -100,12 +99,11 @@ export class Deliveries {
       given.map(({ channel, roomFallback = false }) => [channel.name, { roomFallback }] as const),
     );
     this.#routes = options.routes;
-    const { store, clock, logger, lookEveryMs, nodeId, ending } = host;
+    const { store, clock, logger, nodeId, ending } = host;
     this.#sender = new Sender({
       deliveries: store,
       clock,
       logger,
-      lookEveryMs,
       nodeId,
       ending,
       listeners: this.#listeners,
@@ -178,13 +176,23 @@ export class Deliveries {
   }
 
   /** Where a turn's answer goes, to be stored with it. @throws ArcpError INVALID_REQUEST naming the field */
-  pin(replyTo: ReplyTo): NewDelivery {
+  pin(replyTo: ReplyTo): Promise<NewDelivery> {
     return pin(replyTo, { routes: this.#routes, channels: this.#roomFallback });
   }
 
   /** For conversations: the runtime runs. */
   start(): void {
     this.#sender.start();
+  }
+
+  /** For conversations: the channels that this process has. */
+  get channels(): readonly string[] {
+    return [...this.#channels.keys()];
+  }
+
+  /** For conversations: something is due. */
+  look(): void {
+    this.#sender.look();
   }
 
   /** For conversations: a turn's job runs here, under that epoch. */

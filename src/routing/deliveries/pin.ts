@@ -20,17 +20,17 @@ export interface ReplyTo {
 
 /** The table of routes, as far as pinning needs it. */
 export interface RouteTable {
-  resolve(key: RouteKey, fallbacks?: Route | readonly Route[]): ResolveResult;
+  resolve(key: RouteKey, fallbacks?: Route | readonly Route[]): ResolveResult | Promise<ResolveResult>;
 }
 
 /** A stored route is small: a place, and what the host wants to find again. */
 const MAX_ROUTE_BYTES = 16 * 1024;
 
 /** @throws ArcpError INVALID_REQUEST naming the field, with `details.reason: "no_route"` where there is none */
-export function pin(
+export async function pin(
   replyTo: ReplyTo,
   { routes, channels }: { routes: RouteTable | undefined; channels: ReadonlyMap<string, { roomFallback: boolean }> },
-): NewDelivery {
+): Promise<NewDelivery> {
   const { key, fallbacks } = read(replyTo);
   // Checked before the table may take one over.
   for (const route of fallbacks) {
@@ -44,7 +44,7 @@ export function pin(
     route.threadId === key.thread ||
     channels.get(route.channel ?? key.channel)?.roomFallback === true;
   const fitting = fallbacks.filter(fits);
-  const resolved = routes?.resolve(key, fitting);
+  const resolved = await routes?.resolve(key, fitting);
   const route = resolved?.ok === true && fits(resolved.route) ? resolved.route : fitting[0];
   if (route === undefined) throw noRoute(key, resolved);
   const channel = channelOf(key, route, channels);

@@ -6,7 +6,7 @@
  * at once, so whoever claims the delivery next goes on from there. Between a part's arrival and its note a process may
  * die: then the next one asks the channel what has arrived, where the channel can tell (DLV-7).
  */
-import { type Clock, sleep, type Timer } from "../../clock.ts";
+import { type Clock, sleep } from "../../clock.ts";
 import type { Logger } from "../../logger.ts";
 import type {
   DeliveredPart,
@@ -32,7 +32,6 @@ export interface SenderParts {
   render: ((ending: Ending, of: { jobId: string; conversationId: string }) => Answer | undefined) | undefined;
   maxAttempts: number;
   maxParts: number;
-  lookEveryMs: number;
   nodeId(): string;
   /** How a job ended; `undefined` for one that is not there, or has not. */
   ending(jobId: string): Promise<Ending | undefined>;
@@ -62,7 +61,6 @@ export class Sender {
   readonly #leaseMs: number;
   readonly #sending = new Map<string, Promise<void>>();
   #running = false;
-  #timer: Timer | undefined;
   #looking: Promise<void> | undefined;
   #again = false;
   /** Where the last look came to, if it did not see all: places that are not reached from here may be many. */
@@ -85,7 +83,6 @@ export class Sender {
     if (!this.#running) return;
     while (this.#looking !== undefined) await this.#looking;
     this.#running = false;
-    this.#timer?.cancel();
     await Promise.all(this.#sending.values());
   }
 
@@ -96,18 +93,13 @@ export class Sender {
       this.#again = true;
       return;
     }
-    this.#timer?.cancel();
     this.#looking = this.#look()
       .catch((error: unknown) => this.#parts.logger.warn({ err: error }, "answers that are due could not be looked at"))
       .finally(() => {
         this.#looking = undefined;
-        if (!this.#running) return;
-        if (this.#again) {
-          this.#again = false;
-          this.look();
-        } else {
-          this.#timer = this.#parts.clock.after(this.#parts.lookEveryMs, () => this.look());
-        }
+        if (!this.#running || !this.#again) return;
+        this.#again = false;
+        this.look();
       });
   }
 

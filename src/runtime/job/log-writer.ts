@@ -302,7 +302,8 @@ export class LogWriter {
       const batch = batches[index];
       if (result === undefined || batch === undefined) continue;
       if (result.ok) {
-        this.#recent.add(log.jobId, batch.events);
+        // An attempt that was abandoned meanwhile: what it wrote, kept here, would hide what somebody else adds.
+        if (log.refusal === undefined) this.#recent.add(log.jobId, batch.events);
         this.#stats.eventsAppended += batch.events.length;
         if (batch.end !== undefined) this.#stats.jobsEnded[batch.end] += 1;
       } else {

@@ -176,7 +176,8 @@ export class RunningJobs {
     });
     this.#runs.set(job.jobId, run);
     this.#stats.jobsStarted += 1;
-    this.#recent.begin(job.jobId);
+    // The log of an attempt that goes on is not empty.
+    if (again === undefined) this.#recent.begin(job.jobId);
     void run.closed.then(() => {
       this.#runs.delete(job.jobId);
       run.drop("The store has given the job to somebody else.");

@@ -6,7 +6,7 @@ import { z } from "zod";
 import type { Conversations } from "../../conversation/index.ts";
 import type { Logger } from "../../logger.ts";
 import { ArcpError, newMessageId } from "../../protocol/index.ts";
-import type { Routes } from "../../routing/index.ts";
+import type { RouteKeeper } from "../../routing/index.ts";
 import { type Runtime, VERSION } from "../../runtime/index.ts";
 import type { Door } from "../auth/door.ts";
 import type { CountedRequest } from "../metrics.ts";
@@ -24,7 +24,7 @@ import { turnRoutes } from "./turns.ts";
 
 export interface V1Options {
   conversations: Conversations | undefined;
-  routes: Routes | undefined;
+  routes: RouteKeeper | undefined;
   logger: Logger;
   door: Door;
   /** Told of each request that was answered. */

@@ -6,9 +6,10 @@ import path from "node:path";
 import { test } from "node:test";
 import { FaultyStore } from "../../../test/faulty-store.ts";
 import { connect, type JobHandle } from "../../client/index.ts";
-import { Conversations, conversationIdOf } from "../../conversation/index.ts";
+import { Conversations, type ConversationsOptions, conversationIdOf } from "../../conversation/index.ts";
 import { type AgentHandler, Runtime, type RuntimeOptions } from "../../runtime/index.ts";
 import { sqlite } from "../../store/sqlite/index.ts";
+import { FakeBackend } from "../../testing/fake-backend.ts";
 import { ManualClock } from "../../testing/manual-clock.ts";
 import { serve } from "../serve.ts";
 import { bearerTokens } from "../tokens.ts";
@@ -29,14 +30,18 @@ interface Answer {
 type Row = Record<string, unknown>;
 
 /** A server with conversations, sessions of alice, bob and the operator olga, and what asks its API. */
-async function newServer(stack: AsyncDisposableStack, options: Partial<RuntimeOptions> = {}) {
+async function newServer(
+  stack: AsyncDisposableStack,
+  options: Partial<RuntimeOptions> = {},
+  kept: ConversationsOptions = {},
+) {
   const root = await mkdtemp(path.join(tmpdir(), "holdfast-v1-"));
   stack.defer(() => rm(root, { recursive: true, force: true }));
   const store = new FaultyStore(sqlite(path.join(root, "test.db")));
   const auth = bearerTokens({ alices: "alice", bobs: "bob", olgas: { principal: "olga", operator: true } });
   const runtime = new Runtime({ store, auth, ...options });
   runtime.agent("wait", wait).agent("echo", (input) => input);
-  const conversations = new Conversations(runtime);
+  const conversations = new Conversations(runtime, kept);
   const server = await serve(runtime, { port: 0, conversations });
   stack.defer(() => server.stop({ drainMs: 0 }));
   const session = async (token: string) => stack.use(await connect(server.url, { token }));
@@ -59,6 +64,21 @@ async function newServer(stack: AsyncDisposableStack, options: Partial<RuntimeOp
 const idsOf = (answer: Answer, list = "conversations"): unknown[] =>
   (answer.json[list] as Row[]).map((row) => row["conversation_id"]);
 
+test("[SRV-17] a conversation is shown with the sessions that it has with agent backends", DEADLINE, async () => {
+  await using stack = new AsyncDisposableStack();
+  const backends = [new FakeBackend({ name: "one" }), new FakeBackend({ name: "two" })];
+  const { ask, alice, store } = await newServer(stack, {}, { upstream: { backends } });
+  await (await alice.turn("cli:notes", "echo", 1)).result;
+  const conversationId = conversationIdOf({ source: "cli", name: "notes" }, "alice");
+  const ref = { conversationId, backend: "two" };
+  await store.bindings.claim({ ...ref, nonce: "n", staleBefore: 0, maxNoted: 10, now: 1_000 });
+  const { json } = await ask(`/conversations/${conversationId}`);
+  assert.deepEqual(json["bindings"], [
+    { backend: "two", state: "binding", generation: 1, upstream_id: null, changed_at: "1970-01-01T00:00:01.000Z" },
+  ]);
+  assert.equal((await ask(`/conversations/${conversationId}`, { token: "bobs" })).status, 404);
+});
+
 test("[SRV-17] a conversation is shown with its lock and its turns with their places", DEADLINE, async () => {
   await using stack = new AsyncDisposableStack();
   const { ask, alice } = await newServer(stack);
@@ -79,6 +99,7 @@ test("[SRV-17] a conversation is shown with its lock and its turns with their pl
     principal: "alice",
     user_id: "alice",
     queued: 2,
+    bindings: [],
   });
   assert.ok(Date.parse(String(createdAt)) <= Date.parse(String(activeAt)));
   const { since, until, node_id: nodeId, host, ...held } = lock as Row;

@@ -7,7 +7,7 @@ import type { Clock } from "../../clock.ts";
 import type { Conversations } from "../../conversation/index.ts";
 import type { Logger } from "../../logger.ts";
 import { inTime } from "../../runtime/in-time.ts";
-import type { ConversationRecord, LockRecord, TurnRecord } from "../../store/store.ts";
+import type { BindingRecord, ConversationRecord, LockRecord, TurnRecord } from "../../store/store.ts";
 import type { Api } from "./api.ts";
 import { askerOf, PAGE } from "./request.ts";
 
@@ -65,6 +65,14 @@ const Turn = z.object({
   epoch: z.int().optional(),
   submitted_at: z.iso.datetime(),
 });
+const Binding = z.object({
+  backend: z.string(),
+  state: z.string(),
+  generation: z.int(),
+  upstream_id: z.string().nullable(),
+  changed_at: z.iso.datetime(),
+});
+const Detail = Conversation.extend({ turns: z.array(Turn), bindings: z.array(Binding) });
 const Deleted = z.object({ conversation_id: z.string(), outcome: z.literal("deleted") });
 const Broken = z.object({ conversation_id: z.string(), outcome: z.literal("broken"), lock: Lock });
 
@@ -106,12 +114,18 @@ export function conversationRoutes(api: Api, parts: ConversationRoutes): void {
       path: "/conversations/{id}",
       access: "look",
       tag,
-      summary: "One conversation with its lock and its turns.",
-      answers: { 200: { description: "As it stands.", schema: Conversation.extend({ turns: z.array(Turn) }) } },
+      summary: "One conversation with its lock, its turns, and the sessions that it has with agent backends.",
+      answers: { 200: { description: "As it stands.", schema: Detail } },
     },
     async ({ param, context }) => {
-      const { conversation, turns } = await ask(() => conversations.get(param("id"), askerOf(context)));
-      return context.json({ ...conversationForWire(conversation), turns: turns.map(turnForWire) });
+      const asker = askerOf(context);
+      const { conversation, turns } = await ask(() => conversations.get(param("id"), asker));
+      const bindings = await ask(() => conversations.bindings(param("id"), asker));
+      return context.json({
+        ...conversationForWire(conversation),
+        turns: turns.map(turnForWire),
+        bindings: bindings.map(bindingForWire),
+      });
     },
   );
 
@@ -213,4 +227,12 @@ const turnForWire = (turn: TurnRecord) => ({
   status: turn.status,
   ...(turn.lockEpoch === undefined ? {} : { epoch: turn.lockEpoch }),
   submitted_at: iso(turn.submittedAt),
+});
+
+const bindingForWire = (binding: BindingRecord) => ({
+  backend: binding.backend,
+  state: binding.state,
+  generation: binding.generation,
+  upstream_id: binding.upstreamId ?? null,
+  changed_at: iso(binding.changedAt),
 });

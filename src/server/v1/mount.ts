@@ -13,7 +13,7 @@ import { TLSSocket } from "node:tls";
 import type { Conversations } from "../../conversation/index.ts";
 import type { Logger } from "../../logger.ts";
 import { ArcpError, MAX_FRAME_BYTES } from "../../protocol/index.ts";
-import type { Routes } from "../../routing/index.ts";
+import type { RouteKeeper } from "../../routing/index.ts";
 import type { Runtime } from "../../runtime/index.ts";
 import type { Door } from "../auth/door.ts";
 import type { CountedRequest } from "../metrics.ts";
@@ -42,7 +42,7 @@ export interface MountOptions {
   /** Why a request is refused (SRV-2), or `undefined`. */
   refusalOf(request: IncomingMessage): string | undefined;
   conversations: Conversations | undefined;
-  routes: Routes | undefined;
+  routes: RouteKeeper | undefined;
   logger: Logger;
   door: Door;
   secureCookies: boolean | undefined;

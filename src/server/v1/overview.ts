@@ -1,7 +1,7 @@
 /** What a console looks at first (SRV-29, SRV-30): whether there is service, by which nodes and agents, and sessions. */
 import { z } from "zod";
 import type { Runtime } from "../../runtime/index.ts";
-import type { NodeRecord, SessionRecord } from "../../store/store.ts";
+import type { NodeCensus, SessionRecord } from "../../store/store.ts";
 import type { Api } from "./api.ts";
 import { askerOf, PAGE } from "./request.ts";
 
@@ -22,17 +22,37 @@ const Session = z.object({
 });
 const Node = z.object({
   node_id: z.string(),
-  state: z.enum(["alive", "dead"]),
+  state: z.enum(["alive", "dead", "left"]),
   self: z.boolean(),
   started_at: z.iso.datetime(),
+  beaten_at: z.iso.datetime(),
+  version: z.string(),
+  jobs: z.int(),
+  sessions: z.int(),
   pid: z.int().nullable(),
   host: z.string().nullable(),
+});
+const Counts = z.record(z.string(), z.int());
+const Stats = z.object({
+  uptime_ms: z.int(),
+  sessions_attached: z.int(),
+  followers: z.int(),
+  jobs_running: z.int(),
+  events_unstored: z.int(),
+  jobs_started: z.int(),
+  jobs_ended: Counts,
+  events_appended: z.int(),
+  events_sent: z.int(),
+  events_followed: z.int(),
+  store_errors: Counts,
 });
 const Agent = z.object({ name: z.string(), versions: z.array(z.string()), default: z.string().optional() });
 
 const iso = (wallMs: number): string => new Date(wallMs).toISOString();
 
 export function overviewRoutes(api: Api, runtime: Runtime): void {
+  const startedAt = runtime.clock.monotonic();
+
   api.route(
     {
       method: "get",
@@ -87,12 +107,40 @@ export function overviewRoutes(api: Api, runtime: Runtime): void {
       path: "/nodes",
       access: "look",
       tag: "service",
-      summary: "The processes that share the store; which machine they are on, operators are told.",
+      summary:
+        "The processes that share the store, and those that did until a day ago; which machine they are on, operators are told.",
       answers: { 200: { description: "Oldest first.", schema: z.object({ nodes: z.array(Node) }) } },
     },
     async ({ context }) => {
-      const nodes = await runtime.nodes();
+      const { nodes } = await runtime.census();
       return context.json({ nodes: nodes.map((node) => nodeForWire(node, runtime.nodeId, context.get("operator"))) });
+    },
+  );
+
+  api.route(
+    {
+      method: "get",
+      path: "/stats",
+      access: "look",
+      tag: "service",
+      summary: "What this process does, in numbers since its start: for rates, ask again.",
+      answers: { 200: { description: "Of this process alone, whoever asks.", schema: Stats } },
+    },
+    ({ context }) => {
+      const { stats } = runtime;
+      return context.json({
+        uptime_ms: Math.round(runtime.clock.monotonic() - startedAt),
+        sessions_attached: runtime.attachedSessions,
+        followers: runtime.jobs.followers,
+        jobs_running: runtime.runningJobs,
+        events_unstored: runtime.unstoredEvents,
+        jobs_started: stats.jobsStarted,
+        jobs_ended: stats.jobsEnded,
+        events_appended: stats.eventsAppended,
+        events_sent: stats.eventsSent,
+        events_followed: stats.eventsFollowed,
+        store_errors: stats.storeErrors,
+      });
     },
   );
 
@@ -124,11 +172,15 @@ const sessionForWire = (session: SessionRecord): z.infer<typeof Session> => ({
   jobs: session.follows,
 });
 
-const nodeForWire = (node: NodeRecord, self: string, operator: boolean): z.infer<typeof Node> => ({
+const nodeForWire = (node: NodeCensus, self: string, operator: boolean): z.infer<typeof Node> => ({
   node_id: node.nodeId,
-  state: node.state === "alive" && node.provenDead !== true ? "alive" : "dead",
+  state: node.state === "alive" && node.provenDead === true ? "dead" : node.state,
   self: node.nodeId === self,
   started_at: iso(node.startedAt),
+  beaten_at: iso(node.beatenAt),
+  version: node.version,
+  jobs: node.jobs,
+  sessions: node.sessions,
   pid: operator ? node.pid : null,
   host: operator ? node.host : null,
 });

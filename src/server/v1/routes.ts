@@ -7,9 +7,9 @@ import { ArcpError } from "../../protocol/index.ts";
 import {
   formatRouteKey,
   type Route,
+  type RouteKeeper,
   type RouteKey,
   type RouteRecord,
-  type Routes,
   RoutingError,
   readRouteKey,
 } from "../../routing/index.ts";
@@ -50,7 +50,7 @@ const Stored = RouteEntry.extend({ outcome: z.literal("set") }).partial({
   expires_at: true,
 });
 
-export function routeTable(api: Api, { routes }: { routes: Routes }): void {
+export function routeTable(api: Api, { routes }: { routes: RouteKeeper }): void {
   const tag = "routes";
   api.route(
     {
@@ -62,11 +62,11 @@ export function routeTable(api: Api, { routes }: { routes: Routes }): void {
       query: ListQuery,
       answers: { 200: { description: "The newest routes, or the one.", schema: z.union([Table, Found]) } },
     },
-    ({ query, context }) => {
+    async ({ query, context }) => {
       const { limit = DEFAULT_LIMIT, key: text } = query;
       if (text !== undefined) {
         const key = keyOf(text);
-        const found = routes.get(key);
+        const found = await routes.get(key);
         return context.json({
           key: text,
           partition: routes.partitionOf(key),
@@ -78,12 +78,12 @@ export function routeTable(api: Api, { routes }: { routes: Routes }): void {
         name,
         ttl_ms: ttlMs,
         max_entries_per_partition: maxEntriesPerPartition,
-        routes: routes.newest(limit).map(({ routeKey, partition, ...record }) => ({
+        routes: (await routes.newest(limit)).map(({ routeKey, partition, ...record }) => ({
           key: formatRouteKey(routeKey),
           partition,
           ...recordForWire(record),
         })),
-        partitions: routes.counters(),
+        partitions: await routes.counters(),
       });
     },
   );
@@ -98,19 +98,19 @@ export function routeTable(api: Api, { routes }: { routes: Routes }): void {
       body: SetBody,
       answers: { 200: { description: "As it is stored.", schema: Stored } },
     },
-    ({ body, context }) => {
+    async ({ body, context }) => {
       const { key: text, route, ttl_ms: ttlMs } = body;
       const key = keyOf(text);
       const { ttlMs: own } = routes.config();
       if (ttlMs !== undefined && (!Number.isSafeInteger(ttlMs) || ttlMs < 1)) {
         throw invalid(`body.ttl_ms: ${ttlMs} is no whole number from 1; leave it out for the table's own, ${own}.`);
       }
-      const set = routes.set(key, route as Route, ttlMs === undefined ? {} : { ttlMs });
+      const set = await routes.set(key, route as Route, ttlMs === undefined ? {} : { ttlMs });
       if (!set.ok && set.reason === "partition_unavailable") {
         throw ArcpError.detail("STORE_UNAVAILABLE", set.message, { reason: set.reason });
       }
       if (!set.ok) throw invalid(`body.${set.message}`);
-      const stored = routes.get(key);
+      const stored = await routes.get(key);
       return context.json({
         key: text,
         partition: routes.partitionOf(key),

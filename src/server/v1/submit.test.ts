@@ -199,6 +199,22 @@ test("[SRV-29] nodes and agents; which machine a node is on, operators are told"
   }
 });
 
+test("[SRV-36] what the process does is told in numbers, of nobody by name", DEADLINE, async () => {
+  await using stack = new AsyncDisposableStack();
+  const { ask } = await newHttpServer(stack);
+  const before = (await ask("/v1/stats")).json;
+  assert.deepEqual([before["jobs_started"], before["jobs_running"], before["events_appended"]], [0, 0, 0]);
+  const { json: job } = await ask("/v1/jobs", { method: "POST", body: { agent: "wait" } });
+  const events = await ask(`/v1/jobs/${job["job_id"]}/cancel`, { method: "POST", body: {} });
+  assert.equal(events.status, 202);
+  await ask(`/v1/jobs/${job["job_id"]}/events`);
+  const { json, status } = await ask("/v1/stats", { token: "ottos" });
+  assert.deepEqual([status, json["jobs_started"], json["jobs_running"]], [200, 1, 0]);
+  assert.deepEqual(json["jobs_ended"], { success: 0, error: 0, cancelled: 1, timed_out: 0 });
+  assert.ok(Number(json["events_appended"]) >= 1 && Number(json["uptime_ms"]) >= Number(before["uptime_ms"]));
+  assert.equal((await ask("/v1/stats", { token: "" })).status, 401);
+});
+
 test("[SRV-30] ready while the store answers, not while it does not or the process stops", DEADLINE, async () => {
   await using stack = new AsyncDisposableStack();
   const { ask, store, server, runtime } = await newHttpServer(stack);

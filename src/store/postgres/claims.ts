@@ -46,14 +46,15 @@ export const toClaimedJob = (row: ClaimRow): ClaimedJob => ({
 
 type Claim = Parameters<JobFacet["claim"]>[0];
 
-const WAITING = `FROM $.job_heads h JOIN $.jobs j ON j.job_key = h.job_key
+/** Jobs that nobody runs and that one of the agents $1 could; their head is `h`. */
+export const WAITING_JOBS = `FROM $.job_heads h JOIN $.jobs j ON j.job_key = h.job_key
   WHERE h.orphaned AND h.ended_at IS NULL AND j.agent = ANY($1)`;
 
 /** A look costs no lock, and mostly there is nothing. */
 export async function claimJobs(engine: Engine, claim: Claim): Promise<ClaimedJob[]> {
   const look = await engine.single((db) =>
     db.get<{ waiting: boolean; alive: boolean }>(
-      `SELECT EXISTS (SELECT ${WAITING}) AS waiting,
+      `SELECT EXISTS (SELECT ${WAITING_JOBS}) AS waiting,
          EXISTS (SELECT FROM $.nodes WHERE node_id = $2 AND state = 'alive') AS alive`,
       claim.agents,
       claim.nodeId,
@@ -67,7 +68,7 @@ export async function claimJobs(engine: Engine, claim: Claim): Promise<ClaimedJo
 async function take(db: Transaction, claim: Claim): Promise<ClaimedJob[]> {
   await requireLiveNode(db, claim.nodeId);
   const locked = await db.all<{ job_key: number }>(
-    `SELECT h.job_key ${WAITING} ORDER BY h.job_key LIMIT $2 FOR UPDATE OF h SKIP LOCKED`,
+    `SELECT h.job_key ${WAITING_JOBS} ORDER BY h.job_key LIMIT $2 FOR UPDATE OF h SKIP LOCKED`,
     claim.agents,
     claim.limit,
   );

@@ -540,7 +540,8 @@ const INTERRUPTED = "interrupted by a newer message of the conversation";
 const NEXT_AGENT = `(SELECT j.agent FROM $.turns t JOIN $.jobs j ON j.job_key = t.job_key
    WHERE t.conversation_key = c.conversation_key AND t.state = 'queued' ORDER BY t.ahead DESC, t.turn_key LIMIT 1)`;
 const IS_FREE = "c.queued > 0 AND coalesce(c.lock_expires_at, 0) <= $now";
-const CLAIMABLE = `${IS_FREE} AND ${NEXT_AGENT} = ANY($1)`;
+/** Of a conversation `c`: its lock is free or has expired, and its next turn is of one of the agents $1. */
+export const CLAIMABLE = `${IS_FREE} AND ${NEXT_AGENT} = ANY($1)`;
 
 /** Conversations whose lock is free or has expired, and whose next turn is of one of these agents. */
 const waiting = (

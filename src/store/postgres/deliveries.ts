@@ -174,7 +174,7 @@ async function stream(db: Transaction, given: Parameters<DeliveryFacet["stream"]
 // ----------------------------------------------------------------------------------------- on its way
 
 /** It is due, or its claim is over, and nobody of its conversation goes before it. */
-const MAY_BE_CLAIMED = `d.state IN ('pending', 'sending') AND d.due_at <= (SELECT $now)
+export const MAY_BE_CLAIMED = `d.state IN ('pending', 'sending') AND d.due_at <= (SELECT $now)
   AND NOT EXISTS (SELECT FROM $.deliveries o WHERE o.conversation_id = d.conversation_id
     AND o.state IN ('pending', 'sending') AND o.turn_no < d.turn_no)`;
 

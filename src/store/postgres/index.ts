@@ -7,6 +7,7 @@
  * `max_prepared_statements`), and hears hints only with a `listenUrl` that goes to the server itself.
  */
 import { type Clock, systemClock } from "../../clock.ts";
+import type { Bus } from "../../cluster/bus.ts";
 import { type Logger, silentLogger } from "../../logger.ts";
 import type { Store } from "../store.ts";
 import { appender } from "./appender.ts";
@@ -16,18 +17,20 @@ import { credentialFacet } from "./credentials.ts";
 import { Dialect } from "./database.ts";
 import { deliveryFacet } from "./deliveries.ts";
 import { Engine } from "./engine.ts";
-import { Hints } from "./hints.ts";
 import { jobFacet } from "./jobs.ts";
 import { migrate } from "./migrate.ts";
 import { nodeFacet } from "./nodes.ts";
+import { NotifyBus } from "./notify-bus.ts";
 import { Connections, type PostgresPool } from "./pool.ts";
 import { questionFacet } from "./questions.ts";
 import { requestFacet } from "./requests.ts";
 import { retain } from "./retention.ts";
+import { routeFacet } from "./routes.ts";
 import { sessionFacet } from "./sessions.ts";
 import { sourceOf } from "./source.ts";
 import { sweep } from "./sweep.ts";
 
+export type { Bus } from "../../cluster/bus.ts";
 export type { PostgresClient, PostgresQuery, PostgresResult } from "./database.ts";
 export type { PooledClient, PostgresPool } from "./pool.ts";
 
@@ -51,8 +54,13 @@ export interface PostgresOptions {
   /** Whether connections keep statements prepared. @default true */
   preparedStatements?: boolean;
   /**
-   * Where hints of other processes are listened to: the server itself, not a pooler in transaction mode. `false`: they
-   * are not, and what other nodes change is seen within a second. By default one more connection like the others.
+   * What nodes wake each other by; the store stops it when it is stopped. `null`: nothing, and what other nodes change
+   * is seen within a second. @default `LISTEN` and `NOTIFY` on this database
+   */
+  bus?: Bus | null;
+  /**
+   * Where the default bus listens: the server itself, not a pooler in transaction mode. `false`: this node tells and
+   * does not hear. @default one more connection like the others
    */
   listenUrl?: string | false;
   /** How long a statement may take, in milliseconds, waits for locks included. @default 10_000 */
@@ -97,20 +105,28 @@ export function postgres(target: PostgresTarget, options: PostgresOptions = {}):
     clock,
     logger,
   });
-  const hints = new Hints(engine, { channel: schema, connect: source.listen, clock, logger });
-  engine.onTouched = (touched) => hints.tell(touched);
+  const bus =
+    options.bus === undefined
+      ? new NotifyBus({ channel: schema, notify: notifyIn(engine), connect: source.listen, clock, logger })
+      : options.bus;
+  const hears = options.bus !== undefined || options.listenUrl !== false;
+  let others = true;
+  engine.onTouched = (touched) => {
+    if (others) bus?.tell(touched);
+  };
   return {
     sessions: sessionFacet(engine),
     requests: requestFacet(engine),
     jobs: jobFacet(engine, appender(engine)),
-    nodes: nodeFacet(engine, (others) => {
-      hints.tells = others;
+    nodes: nodeFacet(engine, (are) => {
+      others = are;
     }),
     credentials: credentialFacet(engine),
     conversations: conversationFacet(engine),
     bindings: bindingFacet(engine),
     deliveries: deliveryFacet(engine),
     questions: questionFacet(engine),
+    routes: routeFacet(engine),
     async start() {
       await source.open();
       try {
@@ -122,11 +138,14 @@ export function postgres(target: PostgresTarget, options: PostgresOptions = {}):
     },
     sweep: (query) => engine.single((db) => sweep(db, query)),
     retain: (policy) => engine.write((db) => retain(db, policy)),
-    onHint: (listener) => (options.listenUrl === false ? () => undefined : hints.on(listener)),
+    onHint: (listener) => (hears ? bus?.on(listener) : undefined) ?? (() => undefined),
     async stop() {
-      hints.stop();
+      bus?.stop();
       await engine.stop();
       await source.close();
     },
   };
 }
+
+const notifyIn = (engine: Engine) => (channel: string, messages: readonly string[]) =>
+  engine.single((db) => db.run("SELECT pg_notify($1, message) FROM unnest($2::text[]) AS message", channel, messages));

@@ -9,10 +9,11 @@ import { spine } from "./migrations/0001-spine.ts";
 import { restarts } from "./migrations/0002-restarts.ts";
 import { epochFloor } from "./migrations/0003-epoch-floor.ts";
 import { deliveries } from "./migrations/0004-deliveries.ts";
+import { shared } from "./migrations/0005-shared.ts";
 import type { Migration } from "./migrations/migration.ts";
 
 /** In order. */
-const MIGRATIONS: readonly Migration[] = [spine, restarts, epochFloor, deliveries];
+const MIGRATIONS: readonly Migration[] = [spine, restarts, epochFloor, deliveries, shared];
 
 export interface MigrationOptions {
   schema: string;

@@ -3,7 +3,7 @@
  * proof is a heartbeat that stood still (STO-11).
  */
 import { isFinal } from "../../protocol/index.ts";
-import type { Burial, NodeFacet, NodeRecord } from "../store.ts";
+import type { Burial, NodeFacet, NodeRecord, StoreCensus } from "../store.ts";
 import type { Transaction } from "./database.ts";
 import { endClaims } from "./delivery-rows.ts";
 import type { Engine } from "./engine.ts";
@@ -21,11 +21,13 @@ export function nodeFacet(engine: Engine, seen: (others: boolean) => void): Node
       own.add(node.nodeId);
       await engine.single((db) =>
         db.run(
-          "INSERT INTO $.nodes VALUES ($1, $2, $3, $4, 0, $4, 'alive', NULL)",
+          `INSERT INTO $.nodes (node_id, pid, host, started_at, heartbeat, beaten_at, state, version)
+           VALUES ($1, $2, $3, $4, 0, $4, 'alive', $5)`,
           node.nodeId,
           node.pid,
           node.host,
           node.now,
+          node.version ?? "",
         ),
       );
     },
@@ -46,6 +48,7 @@ export function nodeFacet(engine: Engine, seen: (others: boolean) => void): Node
       return nodes;
     },
 
+    census: () => engine.read(census),
     bury: (burial) => bury(engine, burial),
     leave: (nodeId, now) => engine.write((db) => leave(db, nodeId, now)),
   };
@@ -67,15 +70,61 @@ async function list(db: Transaction): Promise<NodeRecord[]> {
     `SELECT node_id, pid, host, started_at, heartbeat, state FROM $.nodes
      WHERE state = 'alive' OR (state = 'dead' AND ${HAS_LIVE_JOBS}) ORDER BY started_at, node_id`,
   );
-  return rows.map((row) => ({
-    nodeId: row.node_id,
-    pid: row.pid,
-    host: row.host,
-    startedAt: row.started_at,
-    heartbeat: row.heartbeat,
-    state: row.state,
-    provenDead: undefined,
-  }));
+  return rows.map(toRecord);
+}
+
+const toRecord = (row: NodeRow): NodeRecord => ({
+  nodeId: row.node_id,
+  pid: row.pid,
+  host: row.host,
+  startedAt: row.started_at,
+  heartbeat: row.heartbeat,
+  state: row.state,
+  provenDead: undefined,
+});
+
+interface CensusRow extends NodeRow {
+  version: string;
+  beaten_at: number;
+  over_at: number | null;
+  jobs: number;
+  sessions: number;
+}
+
+/** Nodes that a census lists. */
+const MAX_LISTED = 1_000;
+
+async function census(db: Transaction): Promise<StoreCensus> {
+  const rows = await db.all<CensusRow>(
+    `SELECT n.*, (SELECT count(*) FROM $.job_heads h WHERE h.node_id = n.node_id AND h.ended_at IS NULL) AS jobs,
+       (SELECT count(*) FROM $.sessions s WHERE s.node_id = n.node_id) AS sessions
+     FROM $.nodes n ORDER BY n.started_at, n.node_id LIMIT $1`,
+    MAX_LISTED,
+  );
+  const schema = await db.get<{ number: number; name: string }>(
+    "SELECT number, name FROM $.migrations ORDER BY number DESC LIMIT 1",
+  );
+  // Asked for last, so that its answer is as new as can be.
+  const counts = await db.get<Omit<StoreCensus, "schema" | "nodes">>(
+    `SELECT (SELECT count(*) FROM $.job_heads WHERE orphaned AND ended_at IS NULL) AS "waitingJobs",
+       (SELECT count(*) FROM $.conversations WHERE queued > 0 AND coalesce(lock_expires_at, 0) <= $now)
+         AS "waitingConversations",
+       (SELECT count(*) FROM $.conversations WHERE lock_holder IS NOT NULL AND lock_expires_at <= $now)
+         AS "expiredLocks",
+       (SELECT count(*) FROM $.deliveries WHERE state = 'failed') AS "failedDeliveries", $now AS now`,
+  );
+  return {
+    ...(counts as Omit<StoreCensus, "schema" | "nodes">),
+    schema: schema ?? { number: 0, name: "" },
+    nodes: rows.map((row) => ({
+      ...toRecord(row),
+      version: row.version,
+      beatenAt: row.beaten_at,
+      overAt: row.over_at ?? undefined,
+      jobs: row.jobs,
+      sessions: row.sessions,
+    })),
+  };
 }
 
 type BurialStep = Awaited<ReturnType<NodeFacet["bury"]>>;

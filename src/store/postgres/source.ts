@@ -3,7 +3,7 @@
  * only for a URL, so whoever has a pool of another make needs none.
  */
 import { StoreUnavailable } from "../store.ts";
-import type { ListeningClient } from "./hints.ts";
+import type { ListeningClient } from "./notify-bus.ts";
 import type { PooledClient, PostgresPool } from "./pool.ts";
 
 export interface Source {

@@ -43,11 +43,15 @@ export const toClaimedJob = (row: ClaimRow): ClaimedJob => ({
   checkpoint: row.checkpoint ?? undefined,
 });
 
+/** Jobs that nobody runs and that one of the agents could; their head is `h`. */
+export const claimableJobs = (agents: string, columns = "1"): string =>
+  `SELECT ${columns} FROM job_heads h JOIN jobs j ON j.job_key = h.job_key
+     WHERE h.orphaned = 1 AND j.agent IN (SELECT value FROM json_each(${agents}))`;
+
 export function claimJobs(db: Database, claim: Parameters<JobFacet["claim"]>[0]): ClaimedJob[] {
   requireLiveNode(db, claim.nodeId);
   const rows = db.all<ClaimRow & { job_key: number }>(
-    `SELECT h.job_key, ${CLAIM_COLUMNS} FROM job_heads h JOIN jobs j ON j.job_key = h.job_key
-     WHERE h.orphaned = 1 AND j.agent IN (SELECT value FROM json_each(?)) ORDER BY h.job_key LIMIT ?`,
+    `${claimableJobs("?", `h.job_key, ${CLAIM_COLUMNS}`)} ORDER BY h.job_key LIMIT ?`,
     JSON.stringify(claim.agents),
     claim.limit,
   );

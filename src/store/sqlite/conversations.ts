@@ -95,11 +95,7 @@ export function conversationFacet(engine: Engine): ConversationFacet {
       engine.write((db) => {
         requireLiveNode(db, claim.nodeId);
         const waiting = db.all<ConversationRow>(
-          `${SELECT_CONVERSATION} WHERE c.queued > 0 AND coalesce(c.lock_expires_at, 0) <= ?1
-             AND (SELECT h.agent FROM turns t JOIN jobs h ON h.job_key = t.job_key
-                  WHERE t.conversation_key = c.conversation_key AND t.state = 'queued'
-                  ORDER BY t.ahead DESC, t.turn_key LIMIT 1) IN (SELECT value FROM json_each(?2))
-           ORDER BY coalesce(c.lock_expires_at, 0) LIMIT ?3`,
+          `${SELECT_CONVERSATION} WHERE ${maySpeak("?1", "?2")} ORDER BY coalesce(c.lock_expires_at, 0) LIMIT ?3`,
           claim.now,
           JSON.stringify(claim.agents),
           claim.limit,
@@ -144,6 +140,16 @@ export function conversationFacet(engine: Engine): ConversationFacet {
       }),
   };
 }
+
+/** Of a conversation `c`: its lock is free or has expired, and its next turn is of one of these agents. */
+const maySpeak = (now: string, agents: string): string =>
+  `c.queued > 0 AND coalesce(c.lock_expires_at, 0) <= ${now}
+     AND (SELECT h.agent FROM turns t JOIN jobs h ON h.job_key = t.job_key
+          WHERE t.conversation_key = c.conversation_key AND t.state = 'queued'
+          ORDER BY t.ahead DESC, t.turn_key LIMIT 1) IN (SELECT value FROM json_each(${agents}))`;
+
+export const claimableTurns = (now: string, agents: string): string =>
+  `SELECT 1 FROM conversations c WHERE ${maySpeak(now, agents)}`;
 
 /** Turns `t`, their jobs `j` and those jobs' state `h`, at the head of a queue whose lock nobody holds at `?1`. */
 const FROM_FREE_HEADS = `FROM conversations c

@@ -201,6 +201,10 @@ const IS_FIRST = `NOT EXISTS (SELECT 1 FROM deliveries o WHERE o.conversation_id
   AND o.state IN ('pending', 'sending') AND o.turn_no < d.turn_no)`;
 const MAY_BE_CLAIMED = `d.state IN ('pending', 'sending') AND d.due_at <= ?1 AND ${IS_FIRST}`;
 
+export const claimableDeliveries = (now: string, channels: string): string =>
+  `SELECT 1 FROM deliveries d WHERE ${MAY_BE_CLAIMED.replaceAll("?1", now)}
+     AND d.channel IN (SELECT value FROM json_each(${channels}))`;
+
 function due(db: Database, { channels, after, limit, now }: Parameters<DeliveryFacet["due"]>[0]): DueDelivery[] {
   return db
     .all<{ delivery_id: string; channel: string; route: string; due_at: number }>(

@@ -19,6 +19,7 @@ import { nodeFacet } from "./nodes.ts";
 import { questionFacet } from "./questions.ts";
 import { requestFacet } from "./requests.ts";
 import { retain } from "./retention.ts";
+import { routeFacet } from "./routes.ts";
 import { sessionFacet } from "./sessions.ts";
 import { sweeper } from "./sweep.ts";
 
@@ -67,6 +68,7 @@ export function sqlite(file: string, options: SqliteOptions = {}): Store {
     bindings: bindingFacet(engine),
     deliveries: deliveryFacet(engine),
     questions: questionFacet(engine),
+    routes: routeFacet(engine),
     start: () => engine.start(),
     sweep: (query) => engine.read((db) => sweep(db, query)),
     retain: (policy) => engine.write((db) => retain(db, policy), { rows: 1_000, bytes: 0 }),

@@ -13,6 +13,7 @@ import { bindings } from "./migrations/0006-bindings.ts";
 import { deliveries } from "./migrations/0007-deliveries.ts";
 import { restarts } from "./migrations/0008-restarts.ts";
 import { epochFloor } from "./migrations/0009-epoch-floor.ts";
+import { shared } from "./migrations/0010-shared.ts";
 import type { Migration } from "./migrations/migration.ts";
 
 /** In order. */
@@ -26,6 +27,7 @@ const MIGRATIONS: readonly Migration[] = [
   deliveries,
   restarts,
   epochFloor,
+  shared,
 ];
 
 /**

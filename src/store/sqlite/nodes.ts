@@ -21,12 +21,14 @@ export function nodeFacet(engine: Engine, locks: NodeLocks): NodeFacet {
       try {
         await engine.write((db) =>
           db.run(
-            "INSERT INTO nodes VALUES (?, ?, ?, ?, 0, ?, 'alive', NULL)",
+            `INSERT INTO nodes (node_id, pid, host, started_at, heartbeat, beaten_at, state, version)
+             VALUES (?, ?, ?, ?, 0, ?, 'alive', ?)`,
             node.nodeId,
             node.pid,
             node.host,
             node.now,
             node.now,
+            node.version ?? "",
           ),
         );
       } catch (error) {
@@ -54,6 +56,12 @@ export function nodeFacet(engine: Engine, locks: NodeLocks): NodeFacet {
       return nodes;
     },
 
+    async census(now) {
+      const taken = await engine.read((db) => census(db, now));
+      const nodes = taken.nodes.map((node) => ({ ...node, provenDead: locks.provenDead(node.nodeId) }));
+      return { ...taken, nodes };
+    },
+
     async bury(burial) {
       const step = await engine.write((db) => bury(db, burial), { rows: JOBS_PER_STEP * 2, bytes: 0 });
       if (step.buried) {
@@ -79,6 +87,8 @@ interface NodeRow {
   state: NodeRecord["state"];
 }
 
+/** Nodes that a census lists. */
+const MAX_LISTED = 1_000;
 const HAS_LIVE_JOBS = "EXISTS (SELECT 1 FROM job_heads h WHERE h.node_id = nodes.node_id AND h.ended_at IS NULL)";
 
 function list(db: Database): Omit<NodeRecord, "provenDead">[] {
@@ -87,15 +97,17 @@ function list(db: Database): Omit<NodeRecord, "provenDead">[] {
       `SELECT node_id, pid, host, started_at, heartbeat, state FROM nodes
        WHERE state = 'alive' OR (state = 'dead' AND ${HAS_LIVE_JOBS}) ORDER BY started_at, node_id`,
     )
-    .map((row) => ({
-      nodeId: row.node_id,
-      pid: row.pid,
-      host: row.host,
-      startedAt: row.started_at,
-      heartbeat: row.heartbeat,
-      state: row.state,
-    }));
+    .map(toRecord);
 }
+
+const toRecord = (row: NodeRow): Omit<NodeRecord, "provenDead"> => ({
+  nodeId: row.node_id,
+  pid: row.pid,
+  host: row.host,
+  startedAt: row.started_at,
+  heartbeat: row.heartbeat,
+  state: row.state,
+});
 
 function bury(db: Database, burial: Burial): Awaited<ReturnType<NodeFacet["bury"]>> & { buried: boolean } {
   const node = db.get<{ heartbeat: number; state: string }>(
@@ -151,4 +163,43 @@ function leave(db: Database, nodeId: string, now: number): void {
 
 function detachAll(db: Database, nodeId: string, now: number): void {
   db.run("UPDATE sessions SET node_id = NULL, resumable_until = ? + resume_window_ms WHERE node_id = ?", now, nodeId);
+}
+
+interface CensusRow extends NodeRow {
+  version: string;
+  beaten_at: number;
+  over_at: number | null;
+  jobs: number;
+  sessions: number;
+}
+
+const count = (db: Database, from: string, ...values: number[]): number =>
+  db.get<{ count: number }>(`SELECT count(*) AS count FROM ${from}`, ...values)?.count ?? 0;
+
+function census(db: Database, now: number) {
+  const rows = db.all<CensusRow>(
+    `SELECT n.*, (SELECT count(*) FROM job_heads h WHERE h.node_id = n.node_id AND h.ended_at IS NULL) AS jobs,
+       (SELECT count(*) FROM sessions s WHERE s.node_id = n.node_id) AS sessions
+     FROM nodes n ORDER BY n.started_at, n.node_id LIMIT ?`,
+    MAX_LISTED,
+  );
+  const schema = db.get<{ number: number; name: string }>(
+    "SELECT number, name FROM migrations ORDER BY number DESC LIMIT 1",
+  );
+  return {
+    now,
+    schema: schema ?? { number: 0, name: "" },
+    nodes: rows.map((row) => ({
+      ...toRecord(row),
+      version: row.version,
+      beatenAt: row.beaten_at,
+      overAt: row.over_at ?? undefined,
+      jobs: row.jobs,
+      sessions: row.sessions,
+    })),
+    waitingJobs: count(db, "job_heads WHERE orphaned = 1"),
+    waitingConversations: count(db, "conversations WHERE queued > 0 AND coalesce(lock_expires_at, 0) <= ?", now),
+    expiredLocks: count(db, "conversations WHERE lock_holder IS NOT NULL AND lock_expires_at <= ?", now),
+    failedDeliveries: count(db, "deliveries WHERE state = 'failed'"),
+  };
 }

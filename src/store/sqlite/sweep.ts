@@ -1,10 +1,14 @@
 /**
- * What a node asks once a second, in two statements however much it has in hand (law 4), and in none when
- * no other process has committed since the last time: what this process did itself, it knows.
+ * What a node asks once a second, in three statements however much it has in hand (law 4). What it has is looked at only
+ * when another process has committed since the last time: what this process did itself, it knows. What waits for a node
+ * becomes due with time alone.
  */
 import type { JobStatus } from "../../protocol/index.ts";
 import type { SweepAnswer, SweepQuery } from "../store.ts";
+import { claimableJobs } from "./claims.ts";
+import { claimableTurns } from "./conversations.ts";
 import type { Database } from "./database.ts";
+import { claimableDeliveries } from "./deliveries.ts";
 
 interface SweptJob {
   job_id: string;
@@ -16,19 +20,32 @@ interface SweptJob {
   answers: number;
 }
 
-const NOTHING: SweepAnswer = { sessions: [], jobs: [] };
-
 export function sweeper(): (db: Database, query: SweepQuery) => SweepAnswer {
   let seen: number | undefined;
   return (db, query) => {
     if (!query.complete) return sweep(db, query);
+    const waits = query.takes === undefined ? {} : { waiting: waitingFor(db, query.takes) };
     // Moves when another connection commits, never by our own commits.
     const version = db.get<{ data_version: number }>("PRAGMA data_version")?.data_version;
-    if (version === seen) return NOTHING;
+    if (version === seen) return { sessions: [], jobs: [], ...waits };
     const answer = sweep(db, query);
     seen = version;
-    return answer;
+    return { ...answer, ...waits };
   };
+}
+
+function waitingFor(
+  db: Database,
+  { agents, channels, now }: NonNullable<SweepQuery["takes"]>,
+): NonNullable<SweepAnswer["waiting"]> {
+  const row = db.get<{ jobs: number; turns: number; deliveries: number }>(
+    `SELECT EXISTS (${claimableJobs("?2")}) AS jobs, EXISTS (${claimableTurns("?1", "?2")}) AS turns,
+       EXISTS (${claimableDeliveries("?1", "?3")}) AS deliveries`,
+    now,
+    JSON.stringify(agents),
+    JSON.stringify(channels),
+  );
+  return { jobs: row?.jobs === 1, turns: row?.turns === 1, deliveries: row?.deliveries === 1 };
 }
 
 function sweep(db: Database, query: SweepQuery): SweepAnswer {

@@ -373,6 +373,23 @@ function endings(it: Case): void {
 // ------------------------------------------------------------------------------------------- claims
 
 function claims(it: Case): void {
+  it("[CLU-9] the sweep tells a node of answers that are due on its channels", async (scene) => {
+    const waits = async (channels: readonly string[]) => {
+      const takes = { agents: [], channels, now: scene.clock.wall() };
+      const { waiting } = await scene.store.sweep({ sessionIds: [], jobIds: [], complete: true, takes });
+      return waiting?.deliveries;
+    };
+    await nodes(scene);
+    await say(scene, "job_1");
+    assert.equal(await waits(["slack"]), false);
+    await end(scene, "job_1");
+    assert.deepEqual([await waits(["slack"]), await waits(["web"]), await waits([])], [true, false, false]);
+    await claim(scene, ["dlv_1"]);
+    assert.equal(await waits(["slack"]), false);
+    await scene.clock.advance(LEASE_MS);
+    assert.equal(await waits(["slack"]), true, "the claim has run out");
+  });
+
   it("[DLV-4] of two that claim at once one has it, with its attempt, and it is not due any more", async (scene) => {
     await nodes(scene);
     await answered(scene, "job_1");

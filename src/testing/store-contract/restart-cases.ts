@@ -107,7 +107,64 @@ async function say(scene: RestartScene, jobId: string, restarts: number, onBusy:
 const claimTurns = ({ store, clock }: RestartScene, nodeId = OTHER_NODE) =>
   store.conversations.claimTurns({ nodeId, agents: [AGENT], limit: 10, lostPayload: LOST, now: clock.wall() });
 
+/** What a sweep tells of the work that waits for a node with these agents and the channel `slack`. */
+const waiting = async ({ store, clock }: RestartScene, agents: readonly string[] = [AGENT]) =>
+  (
+    await store.sweep({
+      sessionIds: [],
+      jobIds: [],
+      complete: true,
+      takes: { agents, channels: ["slack"], now: clock.wall() },
+    })
+  ).waiting;
+
 export function restartCases(it: Case): void {
+  it("[CLU-11] a census tells of each node what it has in hand, and of the store what waits", async (scene) => {
+    const look = async () => {
+      const { nodes, schema, now, ...waits } = await scene.store.nodes.census(scene.clock.wall());
+      assert.ok(schema.number > 0 && schema.name !== "");
+      assert.equal(now, scene.clock.wall());
+      return { nodes: nodes.map(({ nodeId, state, jobs, sessions }) => [nodeId, state, jobs, sessions]), ...waits };
+    };
+    const nothing = { waitingJobs: 0, waitingConversations: 0, expiredLocks: 0, failedDeliveries: 0 };
+    await running(scene, { job_1: 1, job_2: 0 });
+    const both = (one: unknown[], other: unknown[]) => ({
+      nodes: [
+        [NODE, ...one],
+        [OTHER_NODE, ...other],
+      ],
+    });
+    assert.deepEqual(await look(), { ...both(["alive", 2, 1], ["alive", 0, 0]), ...nothing });
+    await say(scene, "job_3", 0);
+    await say(scene, "job_4", 0);
+    await scene.clock.advance(180_000);
+    const busy = both(["alive", 3, 1], ["alive", 0, 0]);
+    assert.deepEqual(await look(), { ...busy, ...nothing, waitingConversations: 1, expiredLocks: 1 });
+    await bury(scene, NODE);
+    const dead = both(["dead", 0, 0], ["alive", 0, 0]);
+    assert.deepEqual(await look(), { ...dead, ...nothing, waitingJobs: 1, waitingConversations: 1 });
+    await scene.store.nodes.leave(OTHER_NODE, scene.clock.wall());
+    assert.deepEqual((await look()).nodes.at(-1), [OTHER_NODE, "left", 0, 0]);
+  });
+
+  it("[CLU-9] the sweep tells a node of jobs and turns that it could take, and of none for others", async (scene) => {
+    const nothing = { jobs: false, turns: false, deliveries: false };
+    await running(scene, { job_1: 1 });
+    await say(scene, "job_2", 0);
+    await say(scene, "job_3", 0);
+    assert.deepEqual(await waiting(scene), nothing);
+    await scene.store.jobs.giveBack({ jobId: "job_1", runEpoch: 1, payload: AGAIN });
+    assert.deepEqual(await waiting(scene), { ...nothing, jobs: true });
+    assert.deepEqual(await waiting(scene, ["other@1"]), nothing);
+    await claim(scene);
+    assert.deepEqual(await waiting(scene), nothing);
+    await scene.clock.advance(180_000);
+    assert.deepEqual(await waiting(scene), { ...nothing, turns: true }, "the lock of the turn that runs has expired");
+    assert.deepEqual(await waiting(scene, ["other@1"]), nothing);
+    await claimTurns(scene);
+    assert.deepEqual(await waiting(scene), nothing);
+  });
+
   it("[CLU-1] of a dead node's jobs those that may be run again wait for a node, and the others end", async (scene) => {
     await running(scene, { job_1: 1, job_2: 0 });
     await scene.append("job_1", 1, 3);

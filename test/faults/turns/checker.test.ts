@@ -30,8 +30,6 @@ const idOf = (job: number) => `job_${job}`;
 const accepted = (job: number): Answer => ({
   said: "accepted",
   jobId: idOf(job),
-  conversationId: PLACE,
-  state: job === 1 ? "running" : "queued",
 });
 const event = (job: number, n: number, kind = "log"): Sighting => ({ what: "event", job, n, runEpoch: 1, kind });
 const lock = (epoch: number, job: number | null): Sighting => ({
@@ -335,4 +333,64 @@ test("[TRN-6] the turns' checker finds what is still busy at the end", () => {
     jobOf(run, 3).endedAt = null;
   });
   assert.equal(running.stuck, 2);
+});
+
+/** The third turn's node is killed behind its first event, and another one runs it again. */
+function givenBack(run: Doctored): void {
+  const { sightings } = run.stored;
+  sightings.splice(
+    sightings.indexOf(sightings.findLast(({ what }) => what === "event") as Sighting) - 2,
+    Number.POSITIVE_INFINITY,
+    event(3, 1),
+    event(3, 2, "status"),
+    turn(3, "queued", null, true),
+    lock(3, null),
+    lock(4, 3),
+    turn(3, "running", 4, true),
+    event(3, 3, "status"),
+    event(3, 4),
+    event(3, 5),
+    event(3, 6, "job.result"),
+    turn(3, "ended", 4, true),
+    lock(4, null),
+  );
+  const status = (phase: string) => JSON.stringify({ kind: "status", body: { phase } });
+  const again = (index: number) =>
+    JSON.stringify({ kind: "log", body: { message: messageOf(labelOf(3), index, 20, 2) } });
+  jobOf(run, 3).events = [
+    { n: 1, runEpoch: 1, kind: "log", payload: logged(labelOf(3), 0) },
+    { n: 2, runEpoch: 2, kind: "status", payload: status("node_lost") },
+    { n: 3, runEpoch: 3, kind: "status", payload: status("restarted") },
+    { n: 4, runEpoch: 3, kind: "log", payload: again(0) },
+    { n: 5, runEpoch: 3, kind: "log", payload: again(1) },
+    { n: 6, runEpoch: 3, kind: "job.result", payload: success },
+  ];
+  const [begin, end] = worked(3) as [RunEntry, RunEntry];
+  run.journals.set("one", [...worked(1), begin]);
+  run.journals.set("two", [...worked(2), { ...begin, at: 3_400, lockEpoch: 4 } as RunEntry, end]);
+  run.disturbances.push({ worker: "one", did: "kill", from: 3_100, to: 3_300 });
+  const [, , stored] = run.stored.turns;
+  if (stored !== undefined) Object.assign(stored, { epoch: 4, ahead: true });
+}
+
+test("[CLU-6] the turns' checker takes a turn that was given back and is run again, and no other second run", () => {
+  assert.deepEqual(verdictOf(givenBack).findings, []);
+  const kept = verdictOf((run) => {
+    givenBack(run);
+    const { sightings } = run.stored;
+    sightings.splice(indexOf(run, turn(3, "queued", null, true)), 1);
+  });
+  assert.match(kept.findings.join("\n"), /was begun again/);
+  const unsaid = verdictOf((run) => {
+    givenBack(run);
+    const { events } = jobOf(run, 3);
+    events.splice(1, 1, { n: 2, runEpoch: 1, kind: "log", payload: logged(labelOf(3), 1) });
+  });
+  assert.match(unsaid.findings.join("\n"), /was begun by one and by two/);
+  assert.match(unsaid.findings.join("\n"), /two attempts/);
+  const missing = verdictOf((run) => {
+    givenBack(run);
+    jobOf(run, 3).events.splice(3, 1);
+  });
+  assert.ok(missing.lost > 0);
 });

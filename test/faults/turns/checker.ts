@@ -2,6 +2,7 @@
  * Says what went wrong with the turns of a run. It knows nothing of how turns are kept: it looks at the tables and at
  * what the file's triggers saw (watch.ts), at what workers wrote down, and at what became of each message.
  */
+import { PAGE } from "../agents.ts";
 import { readMessage } from "../journal.ts";
 import type { Correspondence, RunEntry } from "./journal.ts";
 import type { Message } from "./plan.ts";
@@ -10,7 +11,7 @@ import type { Sighting, Stored, StoredJob, StoredTurn } from "./watch.ts";
 /** What was done to a worker, in wall milliseconds. */
 export interface Disturbance {
   worker: string;
-  did: "kill" | "pause" | "drain";
+  did: "kill" | "pause" | "drain" | "cut" | "outage";
   from: number;
   to: number;
 }
@@ -64,6 +65,11 @@ interface Run {
 const TAKEN_AWAY = ["LOCK_LOST", "node_lost"];
 const STOPS = ["LOCK_LOST", "CANCELLED", "shutdown"];
 
+const phaseOf = ({ kind, payload }: { kind: string; payload: string }): string | undefined =>
+  kind === "status" ? (JSON.parse(payload) as { body?: { phase?: string } }).body?.phase : undefined;
+const isGivenBack = (event: { kind: string; payload: string }) =>
+  ["node_lost", "handed_over"].includes(phaseOf(event) ?? "");
+const isRestarted = (event: { kind: string; payload: string }) => phaseOf(event) === "restarted";
 const isTerminal = (kind: string) => kind === "job.result" || kind === "job.error";
 
 class TurnChecker {
@@ -80,16 +86,23 @@ class TurnChecker {
   };
   readonly #jobs = new Map<number, StoredJob>();
   readonly #turns = new Map<number, StoredTurn>();
-  readonly #runs = new Map<string, Run>();
+  /** Of each job, what its attempts did, in the order in which they began. */
+  readonly #runs = new Map<string, Run[]>();
+  /** How often each job was given back, to be run again. */
+  readonly #givenBack = new Map<string, number>();
 
   constructor(evidence: TurnEvidence) {
     this.#evidence = evidence;
-    for (const job of evidence.stored.jobs) this.#jobs.set(job.key, job);
+    for (const job of evidence.stored.jobs) {
+      this.#jobs.set(job.key, job);
+      this.#givenBack.set(job.jobId, job.events.filter(isGivenBack).length);
+    }
     for (const turn of evidence.stored.turns) this.#turns.set(turn.job, turn);
   }
 
   check(): TurnVerdict {
     for (const [worker, journal] of this.#evidence.journals) this.#journal(worker, journal);
+    this.#attempts();
     this.#sideBySide();
     this.#witnessed();
     for (const job of this.#jobs.values()) this.#log(job);
@@ -109,24 +122,33 @@ class TurnChecker {
 
   #journal(worker: string, journal: readonly RunEntry[]): void {
     for (const entry of journal) {
-      const run = this.#runs.get(entry.jobId);
+      const runs = this.#runs.get(entry.jobId) ?? [];
+      this.#runs.set(entry.jobId, runs);
       if (entry.t === "begin") {
-        if (run !== undefined) {
-          this.#found("doubled", `${entry.label} (${entry.jobId}) was begun by ${run.worker} and by ${worker}`);
-          continue;
-        }
         const { jobId, conversationId, lockEpoch: epoch, at: began } = entry;
-        this.#runs.set(jobId, { worker, jobId, conversationId, epoch, began, told: undefined, ended: undefined });
-      } else if (run !== undefined && run.worker === worker) {
-        if (entry.t === "told") run.told ??= { at: entry.at, code: entry.code };
-        else run.ended = { at: entry.at, how: entry.how };
+        runs.push({ worker, jobId, conversationId, epoch, began, told: undefined, ended: undefined });
+        continue;
       }
+      const run = runs.findLast((one) => one.worker === worker);
+      if (run === undefined) continue;
+      if (entry.t === "told") run.told ??= { at: entry.at, code: entry.code };
+      else run.ended = { at: entry.at, how: entry.how };
+    }
+  }
+
+  /** One run for each time that the job was given to somebody, and each under a lock of its own. */
+  #attempts(): void {
+    for (const [jobId, runs] of this.#runs) {
+      runs.sort((a, b) => a.epoch - b.epoch);
+      const most = 1 + (this.#givenBack.get(jobId) ?? 0);
+      const workers = () => runs.map(({ worker }) => worker).join(" and by ");
+      if (runs.length > most) this.#found("doubled", `${jobId} was begun by ${workers()}`);
     }
   }
 
   /** A handler that runs on beside its successor has been told to stop, unless its process was not there to hear. */
   #sideBySide(): void {
-    const byConversation = Map.groupBy(this.#runs.values(), ({ conversationId }) => conversationId);
+    const byConversation = Map.groupBy([...this.#runs.values()].flat(), ({ conversationId }) => conversationId);
     for (const [conversationId, runs] of byConversation) {
       const inOrder = runs.toSorted((a, b) => a.epoch - b.epoch);
       for (const [index, run] of inOrder.entries()) {
@@ -190,7 +212,12 @@ class TurnChecker {
       const queue = queues.get(conversation) ?? [];
       queues.set(conversation, queue);
       if (state === "queued") {
-        queue.push({ job, ahead });
+        // Before everybody else, if it has run.
+        if (began.delete(job)) {
+          queue.unshift({ job, ahead: true });
+        } else {
+          queue.push({ job, ahead });
+        }
         return;
       }
       if (state === "running") {
@@ -222,13 +249,25 @@ class TurnChecker {
   #log(job: StoredJob): void {
     const name = this.#name(job.key);
     const spoken = job.events.filter(({ kind }) => !isTerminal(kind));
-    if (new Set(spoken.map(({ runEpoch }) => runEpoch)).size > 1) this.#found("doubled", `${name} has two attempts`);
+    const begun = spoken.filter(isRestarted).length;
+    if (begun > (this.#givenBack.get(job.jobId) ?? 0)) this.#found("doubled", `${name} has two attempts`);
     let due = 0;
-    for (const { kind, payload } of spoken) {
-      if (kind !== "log") continue;
-      const { body } = JSON.parse(payload) as { body: { message: string } };
+    let attempt = 1;
+    for (const [index, event] of spoken.entries()) {
+      const before = spoken[index - 1];
+      // A later attempt is one that was said to begin.
+      const ofAnother = before !== undefined && before.runEpoch !== event.runEpoch;
+      if (ofAnother && !isGivenBack(event) && !isRestarted(event)) this.#found("doubled", `${name} has two attempts`);
+      if (event.kind !== "log") continue;
+      const { body } = JSON.parse(event.payload) as { body: { message: string } };
       const message = readMessage(body.message);
+      if (message !== undefined && message.attempt > attempt) {
+        attempt = message.attempt;
+        // It goes on at a checkpoint; that it is the newest is for the readers' checker to see.
+        if (message.index % PAGE === 0) due = Math.min(due, message.index);
+      }
       if (message?.label !== job.label) this.#found("doubled", `${name} has an event of another: ${body.message}`);
+      else if (message.attempt < attempt) this.#found("doubled", `${name} has an event of an attempt that was over`);
       else if (message.index < due) this.#found("doubled", `${name} has its event ${message.index} twice`);
       else if (message.index > due) this.#found("lost", `${name} has its event ${message.index} where ${due} was due`);
       due = Math.max(due, (message?.index ?? 0) + 1);
@@ -245,7 +284,7 @@ class TurnChecker {
 
   #reason(job: StoredJob, terminal: Terminal, spoken: number): void {
     const name = this.#name(job.key);
-    const run = this.#runs.get(job.jobId);
+    const run = this.#runs.get(job.jobId)?.at(-1);
     const input = this.#evidence.messages.find(({ label }) => label === job.label)?.input;
     const turn = this.#turns.get(job.key);
     if (terminal.final_status === "success") {

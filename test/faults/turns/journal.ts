@@ -17,7 +17,7 @@ export type RunEntry = {
 
 /** How a message was answered. `unclear`: it may have been taken or not. */
 export type Answer =
-  | { said: "accepted"; jobId: string; conversationId: string; state: "running" | "queued" | "repeated" }
+  | { said: "accepted"; jobId: string }
   | { said: "refused"; code: string }
   | { said: "unclear"; why: string };
 

@@ -83,15 +83,7 @@ const conversation = (random: Random) => Math.min(random.int(0, CONVERSATIONS - 
 
 function message(random: Random, label: string): TurnOp {
   const agent: Agent = random.next() < 0.1 ? "rare" : "talk";
-  const length = random.weighted({ short: 90, "beyond the ttl": 6, deaf: 4 });
-  const n = random.int(0, 6);
-  const input: TurnInput = {
-    label,
-    n: length === "short" ? n : random.int(20, 40),
-    everyMs: length === "short" ? random.int(0, 50) : random.int(60, 90),
-    fails: random.next() < 0.08,
-    deaf: length === "deaf",
-  };
+  const input = turnInput(random, label);
   const copies = random.weighted({ one: 70, two: 20, three: 10 });
   const doors = Array.from(
     { length: { one: 1, two: 2, three: 3 }[copies] },
@@ -102,6 +94,19 @@ function message(random: Random, label: string): TurnOp {
   );
   const onBusy = random.weighted({ enqueue: 84, interrupt: 8, reject: 8 });
   return { do: "message", label, conversation: conversation(random), agent, onBusy, input, doors };
+}
+
+/** What one turn is asked to do; some take longer than their lock is good, and some of these hear nothing. */
+export function turnInput(random: Random, label: string): TurnInput {
+  const length = random.weighted({ short: 90, "beyond the ttl": 6, deaf: 4 });
+  const n = random.int(0, 6);
+  return {
+    label,
+    n: length === "short" ? n : random.int(20, 40),
+    everyMs: length === "short" ? random.int(0, 50) : random.int(60, 90),
+    fails: random.next() < 0.08,
+    deaf: length === "deaf",
+  };
 }
 
 function fault(random: Random): TurnOp {

@@ -72,9 +72,7 @@ class Wire {
     const known = this.#asks.get(String(extensions?.[IN_REPLY_TO]));
     if (known === undefined) return;
     if (type === "job.accepted") {
-      const turn = extensions?.["x-vendor.holdfast.turn"] as { conversation_id: string; state: "running" | "queued" };
-      const { conversation_id: conversationId, state } = turn;
-      this.#answered(known.ask, { said: "accepted", jobId: String(job_id), conversationId, state });
+      this.#answered(known.ask, { said: "accepted", jobId: String(job_id) });
     } else {
       const { code } = (payload["details"] ?? {}) as { code?: string };
       const clear = type === "job.error" && REFUSALS.includes(code);

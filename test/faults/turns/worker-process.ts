@@ -2,18 +2,17 @@
  * One worker of a scenario of turns, in a process of its own: started with its settings as JSON, it prints its
  * address, then does what the lines on its standard input say, and ends with it.
  */
-import { appendFileSync, openSync, writeSync } from "node:fs";
 import { createInterface } from "node:readline";
 import { sleep, systemClock } from "../../../src/clock.ts";
 import { type ConversationKey, Conversations } from "../../../src/conversation/index.ts";
-import { type Logger, silentLogger } from "../../../src/logger.ts";
 import { ArcpError } from "../../../src/protocol/index.ts";
-import { type AgentHandler, Runtime } from "../../../src/runtime/index.ts";
+import { Runtime } from "../../../src/runtime/index.ts";
 import { bearerTokens, serve } from "../../../src/server/index.ts";
 import { sqlite } from "../../../src/store/sqlite/index.ts";
-import { messageOf } from "../journal.ts";
-import { type Answer, REFUSALS, type RunEntry } from "./journal.ts";
-import { type Agent, LOCK_TTL_MS, type Message, NODE_TIMEOUT_MS, PRINCIPAL, type TurnInput } from "./plan.ts";
+import { logFile } from "../log-file.ts";
+import { type Answer, REFUSALS } from "./journal.ts";
+import { type Agent, LOCK_TTL_MS, type Message, NODE_TIMEOUT_MS, PRINCIPAL } from "./plan.ts";
+import { talking } from "./talking.ts";
 
 export interface WorkerSettings {
   file: string;
@@ -30,44 +29,8 @@ export type WorkerWord = { ask: number; answer: Answer };
 
 const settings = JSON.parse(process.argv[2] ?? "") as WorkerSettings;
 
-const logged = (level: string) => (fields: object, message: string) => {
-  const { err } = fields as { err?: unknown };
-  const why = err instanceof Error ? { err: err.stack } : {};
-  const at = new Date(systemClock.wall()).toISOString();
-  appendFileSync(settings.log, `${JSON.stringify({ at, pid: process.pid, level, message, ...fields, ...why })}\n`);
-};
-const logger: Logger = { ...silentLogger, info: logged("info"), warn: logged("warn"), error: logged("error") };
-
-const journal = openSync(settings.journal, "a");
-// A killed writer may have left half a line.
-writeSync(journal, "\n");
-type What<E = RunEntry> = E extends RunEntry ? Omit<E, "jobId" | "at"> : never;
-const note = (jobId: string, what: What) =>
-  writeSync(journal, `${JSON.stringify({ ...what, jobId, at: systemClock.wall() })}\n`);
-
-const talk: AgentHandler = async (given, job) => {
-  const { label, n, everyMs, fails, deaf } = given as TurnInput;
-  const { conversationId, lockEpoch } = job.turn ?? { conversationId: "", lockEpoch: 0 };
-  note(job.id, { t: "begin", label, conversationId, lockEpoch });
-  const told = () => {
-    const { code, details } = job.signal.reason as ArcpError;
-    note(job.id, { t: "told", code: String(details?.["code"] ?? details?.["reason"] ?? code) });
-  };
-  if (job.signal.aborted) told();
-  else job.signal.addEventListener("abort", told, { once: true });
-  try {
-    for (let index = 0; index < n; index += 1) {
-      await (deaf ? sleep(systemClock, everyMs) : job.sleep(everyMs));
-      await job.log(messageOf(label, index, 20));
-    }
-  } catch (error) {
-    note(job.id, { t: "end", how: "stopped" });
-    throw error;
-  }
-  note(job.id, { t: "end", how: fails ? "failed" : "done" });
-  if (fails) throw new ArcpError("INTERNAL_ERROR", "This turn was asked to fail.", { details: { reason: "asked" } });
-  return { label, n };
-};
+const logger = logFile(settings.log);
+const talk = talking(settings.journal);
 
 const runtime = new Runtime({
   store: sqlite(settings.file, { logger, busyTimeoutMs: 2_500 }),
@@ -88,9 +51,15 @@ process.stdout.write(`${JSON.stringify(server.url)}\n`);
 async function submit(command: WorkerCommand & { do: "submit" }): Promise<Answer> {
   const { key, label, agent, onBusy, input } = command;
   try {
-    const turn = await conversations.startTurn({ key, principal: PRINCIPAL, agent, input, onBusy, messageId: label });
-    const { jobId, conversationId, state } = turn;
-    return { said: "accepted", jobId, conversationId, state };
+    const { jobId } = await conversations.startTurn({
+      key,
+      principal: PRINCIPAL,
+      agent,
+      input,
+      onBusy,
+      messageId: label,
+    });
+    return { said: "accepted", jobId };
   } catch (error) {
     const code = error instanceof ArcpError ? error.details?.["code"] : undefined;
     return REFUSALS.includes(code) ? { said: "refused", code: String(code) } : { said: "unclear", why: String(error) };

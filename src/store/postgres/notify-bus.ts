@@ -1,6 +1,6 @@
 /**
- * Hints between the processes on one schema (law 4), by `NOTIFY` on a channel that is named as the schema. They carry
- * ids and no data, and may be lost: the sweep finds what they would have told.
+ * The bus that PostgreSQL brings along: `NOTIFY` on a channel that is named as the schema. Needs nothing but the
+ * database, and is lost with it.
  *
  * What a commit touched is told right after it, many ids in one message; while one is on its way the next gathers. It
  * is not part of the commit, for commits that notify wait for each other on the whole server, flush to disk included.
@@ -10,10 +10,10 @@
  */
 import { randomUUID } from "node:crypto";
 import type { Clock, Timer } from "../../clock.ts";
+import { type Bus, hintKey } from "../../cluster/bus.ts";
 import type { Logger } from "../../logger.ts";
 import type { Hint } from "../store.ts";
 import type { PostgresClient } from "./database.ts";
-import type { Engine } from "./engine.ts";
 
 /** A connection that is nobody else's, to the server itself. */
 export interface ListeningClient {
@@ -30,16 +30,17 @@ const SHORTEST_PAUSE_MS = 100;
 const LONGEST_PAUSE_MS = 5_000;
 const CHECK_EVERY_MS = 15_000;
 
-export interface HintOptions {
+export interface NotifyBusOptions {
   channel: string;
+  /** Sends messages on a channel, in one statement. */
+  notify: (channel: string, messages: readonly string[]) => Promise<unknown>;
   connect: () => Promise<ListeningClient>;
   clock: Clock;
   logger: Logger;
 }
 
-export class Hints {
-  readonly #engine: Engine;
-  readonly #options: HintOptions;
+export class NotifyBus implements Bus {
+  readonly #options: NotifyBusOptions;
   /** Our own messages come back, and tell us nothing new. */
   readonly #sender = randomUUID();
   readonly #listeners = new Set<(hint: Hint) => void>();
@@ -50,20 +51,17 @@ export class Hints {
   #timer: Timer | undefined;
   #pauseMs = 0;
   #stopped = false;
-  /** Whether there is anybody to tell. */
-  tells = true;
 
-  constructor(engine: Engine, options: HintOptions) {
-    this.#engine = engine;
+  constructor(options: NotifyBusOptions) {
     this.#options = options;
   }
 
   // ------------------------------------------------------------------------------------------ telling
 
   tell(hints: Iterable<Hint>): void {
-    if (!this.tells) return;
+    if (this.#stopped) return;
     for (const hint of hints) {
-      if (this.#pending.size < MAX_PENDING) this.#pending.set("jobId" in hint ? hint.jobId : hint.sessionId, hint);
+      if (this.#pending.size < MAX_PENDING) this.#pending.set(hintKey(hint), hint);
     }
     if (!this.#telling && this.#pending.size > 0) void this.#tell();
   }
@@ -74,9 +72,7 @@ export class Hints {
       const messages = messagesOf(this.#sender, this.#pending.values());
       this.#pending.clear();
       try {
-        await this.#engine.single((db) =>
-          db.run("SELECT pg_notify($1, message) FROM unnest($2::text[]) AS message", this.#options.channel, messages),
-        );
+        await this.#options.notify(this.#options.channel, messages);
       } catch (error) {
         this.#options.logger.debug({ err: error }, "hints could not be told");
       }
@@ -86,11 +82,18 @@ export class Hints {
 
   // ---------------------------------------------------------------------------------------- listening
 
+  get hears(): boolean {
+    return this.#client !== undefined;
+  }
+
   on(listener: (hint: Hint) => void): () => void {
-    this.#listeners.add(listener);
+    if (this.#stopped) return () => undefined;
+    // A listener of its own for each call: the same function may be given twice.
+    const own = (hint: Hint) => listener(hint);
+    this.#listeners.add(own);
     this.#listen();
     return () => {
-      this.#listeners.delete(listener);
+      this.#listeners.delete(own);
       if (this.#listeners.size === 0) this.#hangUp();
     };
   }
@@ -98,6 +101,7 @@ export class Hints {
   stop(): void {
     this.#stopped = true;
     this.#listeners.clear();
+    this.#pending.clear();
     this.#hangUp();
   }
 
@@ -180,7 +184,17 @@ export class Hints {
     if (sender === this.#sender) return;
     for (const text of hints) {
       const hint = hintOf(text);
-      if (hint !== undefined) for (const listener of this.#listeners) listener(hint);
+      if (hint !== undefined) this.#pass(hint);
+    }
+  }
+
+  #pass(hint: Hint): void {
+    for (const listener of this.#listeners) {
+      try {
+        listener(hint);
+      } catch (error) {
+        this.#options.logger.warn({ err: error }, "a listener of the bus failed");
+      }
     }
   }
 }
@@ -190,7 +204,7 @@ function messagesOf(sender: string, hints: Iterable<Hint>): string[] {
   const messages: string[] = [];
   let message = sender;
   for (const hint of hints) {
-    const text = "jobId" in hint ? `j${hint.jobId}` : `s${hint.sessionId}`;
+    const text = hintKey(hint);
     if (Buffer.byteLength(sender) + 1 + Buffer.byteLength(text) > MESSAGE_BYTES || text.includes(" ")) continue;
     if (Buffer.byteLength(message) + 1 + Buffer.byteLength(text) > MESSAGE_BYTES) {
       messages.push(message);
