@@ -4,7 +4,7 @@
  * has only what the package says it needs; files named `*.browser.test-d.ts` are compiled without Node's
  * types, as a browser's project is.
  */
-import { cpSync, globSync, writeFileSync } from "node:fs";
+import { cpSync, globSync, mkdirSync, symlinkSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import ts from "typescript";
 import { findExamples } from "./examples.ts";
@@ -23,11 +23,20 @@ const OPTIONS: ts.CompilerOptions = {
   noEmit: true,
 };
 
+/** What a reader installs for one of the examples. They lie where the package's own declarations do not find them. */
+const FOR_EXAMPLES = ["@opentelemetry/api", "@opentelemetry/context-async-hooks", "@opentelemetry/sdk-trace-base"];
+
 using staged = stagePackage(process.cwd());
 writeFileSync(path.join(staged.consumer, "package.json"), '{ "type": "module" }');
 
+const readers = path.join(staged.consumer, "readers");
+for (const name of FOR_EXAMPLES) {
+  const link = path.join(readers, "node_modules", name);
+  mkdirSync(path.dirname(link), { recursive: true });
+  symlinkSync(path.resolve("node_modules", name), link, "junction");
+}
 const examples = findExamples(process.cwd()).map(({ file, line, code }) => {
-  const placed = path.join(staged.consumer, `${file.replaceAll(/[\\/]/g, "__")}.${line}.ts`);
+  const placed = path.join(readers, `${file.replaceAll(/[\\/]/g, "__")}.${line}.ts`);
   writeFileSync(placed, code);
   return placed;
 });

@@ -16,15 +16,13 @@ const INDEX = "docs/README.md";
 /** Blocks of commands that are not run, by their first line, each with the reason. */
 const NOT_RUN: Readonly<Record<string, string>> = {
   "npm ci && npm start   # the demo: sockets cut, the server killed, nothing lost": "what .ci/run does itself",
-  "npx holdfast serve --opencode spawn --opencode-config opencode.json   # or --opencode http://127.0.0.1:4096":
-    "needs OpenCode and a model; test/opencode-cli.test.ts runs these commands",
   "export HOLDFAST_STORE='postgres://holdfast@db.internal:5432/holdfast'   # the password from PGPASSWORD or PGPASSFILE":
-    "needs a database and a network; test/cli-postgres.test.ts serves on one",
+    "needs two machines and a database; test/cli-postgres.test.ts serves from one",
   "npm install holdfast @slack/bolt": "needs an app in Slack; test/slack-crash.test.ts runs the program",
 };
 
 /** `text` follows commands or a program; a picture is `text` too. */
-const LANGUAGES = new Set(["ts", "sh", "text", "json", "yaml", "sql"]);
+const LANGUAGES = new Set(["ts", "sh", "text", "json", "yaml", "sql", "nginx", "haproxy"]);
 
 const read = (file: string): string => readFileSync(path.join(ROOT, file), "utf8");
 const pages = ["README.md", ...globSync("docs/*.md", { cwd: ROOT }).sort()];
@@ -83,7 +81,7 @@ test("[EXA-5] docs/README.md names each page with its example, and no other", ()
   const listed = rows.map(([, page]) => `docs/${page}`);
   assert.deepEqual(listed.toSorted(), pages.filter((page) => page.startsWith("docs/") && page !== INDEX).toSorted());
   for (const [, page, examples = ""] of rows) {
-    const named = [...examples.matchAll(/\]\(\.\.\/(examples\/[a-z-]+\.ts)\)/g)].map(([, file = ""]) => file);
+    const named = [...examples.matchAll(/\]\(\.\.\/((?:examples|test)\/[a-z.-]+\.ts)\)/g)].map(([, file = ""]) => file);
     for (const file of named) assert.ok(existsSync(path.join(ROOT, file)), `${page}: there is no ${file}`);
     const text = read(`docs/${page}`);
     const programs = embeddedIn(text).length + named.length + blocksOf(text).filter(isRun).length;

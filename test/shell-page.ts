@@ -146,7 +146,7 @@ export function isShown(shown: string, printed: string): boolean {
         ? "(?:.*\\n)*?"
         : `${line
             .split("…")
-            .map((part) => RegExp.escape(part))
+            .map((part) => part.replaceAll(/[\\^$.*+?()[\]{}|]/g, "\\$&"))
             .join(".*?")}[ \\t]*\\n`,
     )
     .join("");
