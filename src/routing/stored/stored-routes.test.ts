@@ -57,9 +57,10 @@ async function fixture(open?: (clock: ManualClock) => Promise<Store>) {
   };
 }
 
-resolveCases("in SQLite", () => fixture());
-
+// Before the first test: what is over would stop the server.
 const server = await sharedPostgres();
+
+resolveCases("in SQLite", () => fixture());
 if ("reason" in server) {
   test("[RTE-13] the table of routes in PostgreSQL", { skip: server.reason }, () => undefined);
 } else {
