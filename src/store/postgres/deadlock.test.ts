@@ -53,8 +53,8 @@ class World {
   readonly jobs: string[] = [];
   readonly nodes: string[] = [];
   readonly deliveries: string[] = [];
-  /** Conversations and the epochs under which their locks were given, in a word each. */
-  readonly #epochs = new Set<string>();
+  /** Who was given the lock, by conversation and epoch. */
+  readonly #holders = new Map<string, string>();
   #lastId = 0;
 
   constructor(stores: readonly Store[]) {
@@ -66,11 +66,11 @@ class World {
     return `${what}_${this.#lastId}`;
   }
 
-  /** A lock was given under that epoch: no other was, not even before its conversation was deleted. */
-  given(conversationId: string, lockEpoch: number): void {
+  /** A lock was given under that epoch: to nobody else was it, not even before its conversation was deleted. */
+  given(conversationId: string, lockEpoch: number, holder: string): void {
     const epoch = `${conversationId} ${lockEpoch}`;
-    assert.ok(!this.#epochs.has(epoch), `the lock of ${epoch} was given twice`);
-    this.#epochs.add(epoch);
+    assert.equal(this.#holders.get(epoch) ?? holder, holder, `the lock of ${epoch} was given to two`);
+    this.#holders.set(epoch, holder);
   }
 
   async enterNode(store: Store): Promise<void> {
@@ -154,7 +154,7 @@ async function submit(world: World, store: Store, random: Random): Promise<void>
   const answer = await allowed(store.requests.submit(request));
   if (answer?.outcome !== "created") return;
   world.jobs.push(jobId);
-  if (answer.place?.state === "running") world.given(answer.place.conversationId, answer.place.lockEpoch);
+  if (answer.place?.state === "running") world.given(answer.place.conversationId, answer.place.lockEpoch, jobId);
 }
 
 async function startTurn(world: World, store: Store, random: Random): Promise<void> {
@@ -172,7 +172,7 @@ async function startTurn(world: World, store: Store, random: Random): Promise<vo
   );
   if (answer?.outcome !== "created") return;
   world.jobs.push(jobId);
-  if (answer.place.state === "running") world.given(answer.place.conversationId, answer.place.lockEpoch);
+  if (answer.place.state === "running") world.given(answer.place.conversationId, answer.place.lockEpoch, jobId);
 }
 
 /** Appends to several logs at once, in no order, and ends some of the jobs. */
@@ -200,7 +200,9 @@ async function append(world: World, store: Store, random: Random): Promise<void>
     });
   }
   for (const result of await store.jobs.append(batches)) {
-    if (result.ok && result.next !== undefined) world.given(result.next.conversationId, result.next.lockEpoch);
+    if (!result.ok || result.next === undefined) continue;
+    const { conversationId, lockEpoch, job } = result.next;
+    world.given(conversationId, lockEpoch, job.jobId);
   }
 }
 
@@ -240,7 +242,7 @@ async function storeRuns(world: World, store: Store, random: Random): Promise<vo
 async function claimTurns(world: World, store: Store, random: Random): Promise<void> {
   const claim = { nodeId: random.pick(world.nodes), agents: [AGENT], limit: 10, lostPayload: ERROR, now: now() };
   const claimed = await allowed(store.conversations.claimTurns(claim));
-  for (const turn of claimed?.turns ?? []) world.given(turn.conversationId, turn.lockEpoch);
+  for (const turn of claimed?.turns ?? []) world.given(turn.conversationId, turn.lockEpoch, turn.job.jobId);
 }
 
 /** What an attempt does besides appending: it keeps how far it is, and ends without its job. */
@@ -297,7 +299,7 @@ async function locks(world: World, store: Store, random: Random): Promise<void> 
     const claim = { conversationId, holder, nodeId, ttlMs: TTL_MS, lostPayload: ERROR, now: now() };
     const taken = await allowed(store.conversations.acquire(claim));
     if (taken === undefined) continue;
-    world.given(conversationId, taken.lock.lockEpoch);
+    world.given(conversationId, taken.lock.lockEpoch, holder);
     held.push({ conversationId, holder, lockEpoch: taken.lock.lockEpoch });
   }
   await store.conversations.refresh(held, TTL_MS, now());
