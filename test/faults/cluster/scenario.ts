@@ -6,7 +6,7 @@ import { chmodSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { sleep, systemClock } from "../../../src/clock.ts";
 import { postgres } from "../../../src/store/postgres/index.ts";
-import { type PostgresServer, postgresServer } from "../../postgres.ts";
+import { killServerIn, type PostgresServer, postgresServer } from "../../postgres.ts";
 import { Random } from "../../random.ts";
 import { Child, Handling } from "../child.ts";
 import { Client, FEATURES_OF } from "../client.ts";
@@ -34,11 +34,11 @@ const MAX_AUDITED = 20;
 /** What was done, by name, next to what was found. */
 export type ClusterOutcome = ClusterVerdict & { did: Record<string, number> };
 
-/** Servers that run, for the end of the program, however it comes. */
-const running = new Set<PostgresServer>();
+/** Folders of servers that may run, for the end of the program, however it comes. */
+const folders = new Set<string>();
 
 export function killDatabases(): void {
-  for (const server of running) server.kill();
+  for (const folder of folders) killServerIn(folder);
 }
 
 class Node {
@@ -213,14 +213,12 @@ export class ClusterScenario {
   async #startDatabase(stack: AsyncDisposableStack): Promise<PostgresServer> {
     // The server may run as another user, who has to get there.
     chmodSync(this.#place.path, 0o755);
-    const server = await postgresServer({ folder: this.#place.data });
+    const folder = this.#place.data;
+    folders.add(folder);
+    stack.defer(() => void folders.delete(folder));
+    const server = await postgresServer({ folder });
     if ("reason" in server) throw new Error(server.reason);
-    running.add(server);
-    stack.defer(async () => {
-      await server[Symbol.asyncDispose]();
-      running.delete(server);
-    });
-    return server;
+    return stack.use(server);
   }
 
   async #addNode(stack: AsyncDisposableStack, index: number, url: string): Promise<void> {
@@ -319,10 +317,7 @@ export class ClusterScenario {
       case "restart database":
         return this.#outage(() => server.restart(op.downMs));
       case "crash database":
-        return this.#outage(async () => {
-          const pid = await witness.backend();
-          if (pid !== undefined) process.kill(pid, "SIGKILL");
-        });
+        return this.#outage(() => witness.crash());
       case "cut client":
         return client?.proxy.cut();
       case "cut client after":

@@ -3,6 +3,7 @@
  * event, each change of a lock and each step of a turn, as those of turns/watch.ts do in a file. Read past the nodes'
  * links, with SQL of its own, so that a fault of the store's code cannot hide itself.
  */
+import { sleep, systemClock } from "../../../src/clock.ts";
 import { queryOnce } from "../../postgres.ts";
 import type { Sighting, Stored, StoredJob, StoredTurn } from "../turns/watch.ts";
 
@@ -33,6 +34,9 @@ CREATE TRIGGER watch_locks AFTER UPDATE ON holdfast.conversations FOR EACH ROW
 CREATE TRIGGER watch_new_turns AFTER INSERT ON holdfast.turns FOR EACH ROW EXECUTE FUNCTION watch.turn();
 CREATE TRIGGER watch_turns AFTER UPDATE ON holdfast.turns FOR EACH ROW
   WHEN (old.state <> new.state) EXECUTE FUNCTION watch.turn();`;
+
+const RECOVERY_MS = 10_000;
+const LOOK_MS = 50;
 
 /** The tables as they are at the end. */
 export interface StoredCluster {
@@ -67,18 +71,22 @@ export class Witness {
     }
   }
 
-  /** A process of the server that serves somebody; none while the server is away. */
-  async backend(): Promise<number | undefined> {
+  /** Kills a process of the server that serves somebody; resolves when the server has recovered from that. */
+  async crash(): Promise<void> {
     try {
       const [row] = await this.#all<{ pid: number }>(
         `SELECT pid FROM pg_stat_activity
          WHERE backend_type = 'client backend' AND datname = current_database() AND pid <> pg_backend_pid()
          ORDER BY backend_start DESC LIMIT 1`,
       );
-      return row?.pid;
+      if (row === undefined) return;
+      process.kill(row.pid, "SIGKILL");
+      await this.#all(`SELECT pg_sleep(${RECOVERY_MS / 1_000})`);
     } catch {
-      return undefined;
+      // The crash ends our own connections, too.
     }
+    const since = systemClock.monotonic();
+    while (!(await this.#answers()) && systemClock.monotonic() - since < RECOVERY_MS) await sleep(systemClock, LOOK_MS);
   }
 
   async read(): Promise<StoredCluster> {
@@ -97,6 +105,13 @@ export class Witness {
         sightings: (await this.#sightings()).filter((seen) => seen.what !== "event" || isTurn.has(seen.job)),
       },
     };
+  }
+
+  async #answers(): Promise<boolean> {
+    return await this.#all("SELECT 1").then(
+      () => true,
+      () => false,
+    );
   }
 
   async #turns(): Promise<StoredTurn[]> {
