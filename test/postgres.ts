@@ -3,6 +3,7 @@
  * second or two, a database in it a tenth of one. It sorts text as people do, not by bytes, for that is where an order
  * that was only ever tried in "C" breaks.
  */
+import { randomInt } from "node:crypto";
 import { readFileSync } from "node:fs";
 import { chmod, mkdtemp, rm } from "node:fs/promises";
 import { createServer } from "node:net";
@@ -131,13 +132,15 @@ export async function queryOnce(url: string, sql: string): Promise<Record<string
   }
 }
 
-/** One that was free a moment ago. */
+/** One that is free, and that nobody is given by chance while the server gets ready to take it. */
 async function freePort(): Promise<number> {
-  const server = createServer();
-  const { promise, resolve } = Promise.withResolvers<number>();
-  server.listen(0, "127.0.0.1", () => {
-    const address = server.address();
-    server.close(() => resolve(typeof address === "object" && address !== null ? address.port : 0));
-  });
-  return await promise;
+  for (;;) {
+    const port = randomInt(15_000, 30_000);
+    const server = createServer();
+    const free = await new Promise<boolean>((resolve) => {
+      server.once("error", () => resolve(false));
+      server.listen(port, "127.0.0.1", () => server.close(() => resolve(true)));
+    });
+    if (free) return port;
+  }
 }

@@ -557,7 +557,9 @@ test("[TRN-5] a message that is somebody else's is refused, and its job is not f
   assert.deepEqual(bob.of(first), []);
 });
 
-test("[TRN-11] a turn that an adapter starts while the runtime stops ends with it, and its handler does not start", async () => {
+test("[TRN-11] a turn that an adapter starts while the runtime stops ends with it, and its handler does not start", {
+  skip: skippedOverPostgres("its clock runs ahead of what a server answers"),
+}, async () => {
   const gate = Promise.withResolvers<void>();
   let jobId: string | undefined;
   let left: string | undefined;
