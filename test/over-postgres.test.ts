@@ -15,5 +15,4 @@ if ("reason" in server) {
   await import("./session.test.ts");
   await import("./resume.test.ts");
   await import("./delegation.test.ts");
-  await import("./restart.test.ts");
 }
