@@ -95,7 +95,7 @@ runtime.agent("talker", async (input, job: JobContext) => {
 });
 
 /** Conversations with channels and rooms, routes and presence, as `holdfast serve` has them. */
-function everything(folder: string): AttachOptions {
+async function everything(folder: string): Promise<AttachOptions> {
   const web = new WebChannel();
   const post = new FakeChannel({ name: "post" });
   let isShut = true;
@@ -127,6 +127,7 @@ function everything(folder: string): AttachOptions {
     directory: path.join(folder, "presence"),
     port: 0,
   });
+  await presence.registerSession({ pid: process.ppid, session_name: "the tests", hidden: true });
   new Lifecycle(presence).start({ sessionName: "a stage", role: "headless", frontend: "tests", connected: true });
   return { conversations, routes, activeSessions: () => presence.querySnapshot() };
 }
@@ -134,6 +135,6 @@ function everything(folder: string): AttachOptions {
 const server = await serve(runtime, {
   port: 0,
   console: { directory },
-  ...(bare === undefined ? everything(path.dirname(file)) : {}),
+  ...(bare === undefined ? await everything(path.dirname(file)) : {}),
 });
 process.stdout.write(`${server.port}\n`);

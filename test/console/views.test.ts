@@ -200,6 +200,8 @@ test("[CON-2] a failed delivery says why, and an operator sends it again; routes
 test("[CON-2] active sessions are the machine's own, for operators", OPTIONS, async () => {
   const { page, faults } = await stage.enter("olgas", "processes");
   await row(page, "a stage").filter({ hasText: "headless" }).filter({ hasText: "tests" }).waitFor();
+  assert.equal((await stage.ask("olgas", "GET", "/active-sessions"))["total"], 2);
+  assert.equal(await page.locator("tbody tr").count(), 1, "one is hidden");
   const alices = await stage.enter("alices", "processes");
   await sees(alices.page, "Only operators see");
   assert.deepEqual(faults, []);
@@ -251,6 +253,7 @@ test("[CON-10] one chats from the page: answers as they are made, turns that wai
   await page.getByRole("button", { name: "Stop" }).click();
   await page.locator('.agent[data-status="cancelled"]').waitFor();
   await answers.getByText("You said: later").waitFor();
+  await page.getByRole("button", { name: "Stop", disabled: true }).waitFor();
   await view(page, "Conversations");
   await row(page, "console").filter({ hasText: "web" }).waitFor();
   await view(page, "Chat");
