@@ -1,85 +1,101 @@
 /**
- * A chat with an agent as the view sees it: what was said and answered, and ways to say more and to stop. Each thing
- * that is said is a turn of a conversation of one's own, so the room has one turn at a time and the rest wait. A
- * room's lines live as long as the page; its turns, and their jobs, are kept by the server.
+ * A chat room as the view sees it: what was said and answered in it by whichever page, and ways to say more and to
+ * stop. It has a session of its own, so that its job can be looked at in the page's other one; what is there is kept by
+ * the server, so a reload, a lost connection and a restart of the server lose nothing (docs/webchat.md).
  */
-import type { JobHandle, Terminal } from "../../src/client/index.ts";
-import { ask } from "./api.ts";
-import { live } from "./live.ts";
+import { ArcpError, type Chat, type ChatMessage, openChat } from "../../src/client/index.ts";
+import { sleep, systemClock } from "../../src/clock.ts";
+import { openSession } from "./live.ts";
 import { Observable } from "./observable.ts";
 
-export interface ChatLine {
-  id: string;
-  from: "user" | "agent";
-  text: string;
-  /** Of an answer: the turn that makes it. */
-  jobId: string | undefined;
-  /** `waiting` is a turn that has its place in the queue. */
-  status: "waiting" | "working" | Terminal["final_status"];
-  place: number | undefined;
-}
+export type RoomState =
+  | { phase: "opening" | "open" | "not offered" }
+  | { phase: "refused"; code: string; message: string };
 
-/** The oldest go. */
-const MAX_LINES = 500;
-const MAX_ROOMS = 20;
+type OnBusy = "enqueue" | "interrupt" | "reject";
+
+const RETRY_MS = 3_000;
 
 export class ChatRoom {
   readonly name: string;
-  readonly lines = new Observable<readonly ChatLine[]>([]);
+  readonly state = new Observable<RoomState>({ phase: "opening" });
+  readonly messages = new Observable<readonly ChatMessage[]>([]);
+  #chat: Chat | undefined;
 
   constructor(name: string) {
     this.name = name;
   }
 
-  /** Resolves when the turn is taken. @throws ArcpError as `session.turn` */
-  async say(agent: string, text: string, onBusy: "enqueue" | "interrupt" | "reject"): Promise<void> {
-    const messageId = crypto.randomUUID();
-    const key = { source: "web", chat: this.name };
-    const handle = await live.turn(key, agent, { text }, { onBusy, messageId });
-    this.#add({ id: messageId, from: "user", text, jobId: undefined, status: "success", place: undefined });
-    const waits = handle.turn?.state === "queued";
-    this.#add({
-      id: handle.id,
-      from: "agent",
-      text: "",
-      jobId: handle.id,
-      status: waits ? "waiting" : "working",
-      place: handle.turn?.place,
-    });
-    void this.#follow(handle);
+  /** Opens it, and keeps it open. @returns what closes it */
+  open(): () => void {
+    const closed = new AbortController();
+    void this.#keepOpen(closed.signal);
+    return () => closed.abort();
   }
 
-  /** Asks the turns that run or wait to stop. */
+  /** Resolves when the turn runs, or waits. @throws ArcpError as `Chat.say` */
+  async say(agent: string, text: string, onBusy: OnBusy): Promise<void> {
+    await this.#need().say(text, { agent, onBusy });
+  }
+
+  /** Asks the turn that runs to stop; one that waits is next. */
   async stop(): Promise<void> {
-    const open = this.lines.value.filter(({ status }) => status === "waiting" || status === "working");
-    for (const { jobId } of open.toReversed()) {
-      if (jobId !== undefined) await ask("POST", `/jobs/${encodeURIComponent(jobId)}/cancel`, { body: {} });
+    await this.#need().stop();
+  }
+
+  #need(): Chat {
+    if (this.#chat === undefined) throw new Error("The room is not open yet; wait until it is.");
+    return this.#chat;
+  }
+
+  /** Session after session, until it is closed or the server refuses it. */
+  async #keepOpen(closed: AbortSignal): Promise<void> {
+    while (!closed.aborted) {
+      this.state.set({ phase: "opening" });
+      try {
+        await this.#stay(closed);
+      } catch (error) {
+        if (closed.aborted) return;
+        const refusal = refusalOf(error);
+        if (refusal !== undefined) {
+          this.state.set(refusal);
+          return;
+        }
+      } finally {
+        this.#chat = undefined;
+      }
+      await sleep(systemClock, RETRY_MS, closed).catch(() => undefined);
     }
   }
 
-  async #follow(handle: JobHandle): Promise<void> {
-    const change = (part: Partial<ChatLine>) =>
-      this.lines.set(this.lines.value.map((one) => (one.id === handle.id ? { ...one, ...part } : one)));
-    try {
-      change({ status: (await handle.terminal).final_status });
-    } catch {
-      // The session is over; the view shows what the job's log says under the next one.
-    }
-  }
-
-  #add(one: ChatLine): void {
-    this.lines.set([...this.lines.value, one].slice(-MAX_LINES));
+  async #stay(closed: AbortSignal): Promise<void> {
+    await using session = await openSession(closed);
+    // Each thing that is said names its agent.
+    using chat = await openChat(session, { room: this.name, agent: "" });
+    closed.addEventListener("abort", () => chat.close(), { once: true });
+    if (closed.aborted) return;
+    this.#chat = chat;
+    this.state.set({ phase: "open" });
+    for await (const _ of chat) this.messages.set(chat.messages);
   }
 }
 
-const rooms = new Map<string, ChatRoom>();
-
-/** The room of that name, with what was said in it since the page was opened. */
-export function roomOf(name: string): ChatRoom {
-  const room = rooms.get(name) ?? new ChatRoom(name);
-  rooms.delete(name);
-  rooms.set(name, room);
-  const [oldest] = rooms.keys();
-  if (rooms.size > MAX_ROOMS && oldest !== undefined) rooms.delete(oldest);
-  return room;
+/** `undefined` for what may pass. */
+function refusalOf(error: unknown): RoomState | undefined {
+  if (!(error instanceof ArcpError)) return undefined;
+  const { code, message } = error;
+  if (code === "AGENT_NOT_AVAILABLE") return { phase: "not offered" };
+  return error.retryable || code === "UNAUTHENTICATED" ? undefined : { phase: "refused", code, message };
 }
+
+/** Turns that are not over, the one that runs first; the others wait behind it. */
+export function openTurnsOf(messages: readonly ChatMessage[]): string[] {
+  const ended = new Set(messages.filter((one) => one.from === "agent" && one.status !== "working").map(jobOf));
+  return messages
+    .filter(({ from, status }) => from === "user" && (status === "running" || status === "queued"))
+    .map(jobOf)
+    .filter((jobId) => jobId !== undefined)
+    .filter((jobId) => !ended.has(jobId));
+}
+
+const jobOf = ({ jobId }: ChatMessage): string | undefined => jobId;

@@ -1,5 +1,5 @@
 /**
- * The page's one session: our own client over a WebSocket, let in by a ticket for each connection. The client resumes
+ * The session in which the page looks at jobs: our own client over a WebSocket, let in by a ticket for each connection. The client resumes
  * what breaks; a session that is over for good is replaced by a new one, whose logs are read from their start.
  */
 
@@ -9,8 +9,6 @@ import {
   type JobHandle,
   type Session,
   type SessionStatus,
-  type TurnKey,
-  type TurnOptions,
 } from "../../src/client/index.ts";
 import { sleep, systemClock } from "../../src/clock.ts";
 import { newTicket } from "./api.ts";
@@ -80,13 +78,6 @@ export class Live {
     return this.#own(await this.#need().submit(agent, input, { leaseRequest }));
   }
 
-  /** @throws ArcpError as the session's own */
-  async turn(key: TurnKey, agent: string, input: unknown, options: TurnOptions): Promise<JobHandle> {
-    const handle = await this.#need().turn(key, agent, input, options);
-    this.#own(handle);
-    return handle;
-  }
-
   #need(): Session {
     const session = this.session.value;
     if (session === undefined) throw new Error("There is no connection yet; wait until the page is live.");
@@ -126,7 +117,7 @@ export class Live {
   async #keepOpen(stopped: AbortSignal): Promise<void> {
     while (!stopped.aborted) {
       try {
-        await using session = await connect(arcp(), { ...OPTIONS, token: newTicket, signal: stopped });
+        await using session = await openSession(stopped);
         if (stopped.aborted) return;
         this.session.set(session);
         for (const log of this.#logs.values()) {
@@ -157,8 +148,15 @@ export class Live {
   }
 }
 
+/** A session of whoever is logged in, which ends with the page at the latest. */
+export async function openSession(stopped: AbortSignal): Promise<Session> {
+  const session = await connect(arcp(), { ...OPTIONS, token: newTicket, signal: stopped });
+  // A page that goes leaves no session behind that the server would have to keep for its return.
+  const onLeave = (event: PageTransitionEvent) => {
+    if (!event.persisted) void session.close({ reason: "the page was closed", timeoutMs: 100 });
+  };
+  addEventListener("pagehide", onLeave, { signal: stopped });
+  return session;
+}
+
 export const live = new Live();
-// A page that goes leaves no session behind that the server would have to keep for its return.
-addEventListener("pagehide", (event) => {
-  if (!event.persisted) void live.session.value?.close({ reason: "the page was closed", timeoutMs: 100 });
-});

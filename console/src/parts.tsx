@@ -22,6 +22,13 @@ const STATUS_TONE: Readonly<Record<string, Tone>> = {
   detached: "warn",
   alive: "good",
   dead: "bad",
+  left: "quiet",
+  delivered: "good",
+  failed: "bad",
+  discarded: "quiet",
+  working: "accent",
+  waiting: "quiet",
+  refused: "bad",
 };
 
 export const Status = ({ of }: { of: string }) => (

@@ -17,9 +17,11 @@ export interface Stats {
 
 export interface NodeShape {
   node_id: string;
-  state: "alive" | "dead";
+  state: "alive" | "dead" | "left";
   self: boolean;
   started_at: string;
+  jobs: number;
+  sessions: number;
   pid: number | null;
   host: string | null;
 }

@@ -16,6 +16,7 @@ import { registerDemoAgents, surveyLease } from "../agents/index.ts";
 import { systemClock } from "../clock.ts";
 import { Conversations } from "../conversation/index.ts";
 import type { Logger } from "../logger.ts";
+import { ActiveSessions } from "../presence/index.ts";
 import type { Lease } from "../protocol/index.ts";
 import { type RouteKeeper, Routes } from "../routing/index.ts";
 import { StoredRoutes } from "../routing/stored/stored-routes.ts";
@@ -336,6 +337,7 @@ async function servePort(runtime: Runtime, parts: PortParts): Promise<void> {
     logger.warn({ err: error }, "the discovery file of an earlier server cannot be used; it is replaced");
     return undefined;
   });
+  const presence = new ActiveSessions({ enabled: true, logger });
   let server: HoldfastServer;
   try {
     server = await serve(runtime, {
@@ -347,6 +349,7 @@ async function servePort(runtime: Runtime, parts: PortParts): Promise<void> {
       ...(flags.metrics === undefined ? {} : { metrics: flags.metrics }),
       conversations,
       routes,
+      ...(presence.enabled ? { activeSessions: () => presence.querySnapshot({ background: true }) } : {}),
       logger,
       ...tls,
     });

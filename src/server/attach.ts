@@ -8,6 +8,7 @@ import type { Duplex } from "node:stream";
 import { type WebSocket, WebSocketServer } from "ws";
 import type { Conversations } from "../conversation/index.ts";
 import { type Logger, silentLogger } from "../logger.ts";
+import type { Snapshot } from "../presence/index.ts";
 import { MAX_FRAME_BYTES } from "../protocol/index.ts";
 import type { RouteKeeper } from "../routing/index.ts";
 import type { Runtime } from "../runtime/index.ts";
@@ -36,6 +37,11 @@ export interface AttachOptions {
   conversations?: Conversations;
   /** The table that operators may see and write to under `/v1`. @default none */
   routes?: RouteKeeper;
+  /**
+   * Lists the processes of this machine for operators under `/v1`; of `ActiveSessions`, its `querySnapshot`.
+   * @default none, and nothing is served there about them
+   */
+  activeSessions?: () => Promise<Snapshot>;
   /** Serves the console under `/console/` (SRV-26): `true`, or where it was built. @default false */
   console?: boolean | { directory: string };
   /** Serves `/metrics` for Prometheus (SRV-32): to whoever has a good token, or to everybody. @default not at all */
@@ -187,6 +193,7 @@ export async function attach(runtime: Runtime, httpServer: Server, options: Atta
     refusalOf: (request) => refusalOf(request, rulesNow()),
     conversations: options.conversations,
     routes: options.routes,
+    activeSessions: options.activeSessions,
     logger,
     door,
     secureCookies: options.secureCookies,

@@ -3,6 +3,7 @@ import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 import { AxeBuilder } from "@axe-core/playwright";
 import type { Page } from "playwright-core";
+import { openChat } from "../../src/client/index.ts";
 import { withoutChromium } from "./chromium.ts";
 import { Stage, sees } from "./stage.ts";
 
@@ -19,6 +20,9 @@ before(async () => {
   await session.turn("cli:garden", "talker", { text: "later" });
   const planned = await stage.submit("olgas", "planner", null, "USD:2.00");
   const asking = await stage.submit("olgas", "approve", { action: "water the plants" });
+  await stage.submit("olgas", "letter", "Dear Bob");
+  using chat = await openChat(session, { room: "garden", agent: "talker" });
+  await chat.say("good morning");
   views = [
     ["", "this one"],
     ["sessions", "this page"],
@@ -27,10 +31,11 @@ before(async () => {
     [`jobs/${asking}`, "May I water the plants?"],
     ["conversations", "garden"],
     [`conversations/${held.turn?.conversationId}`, "Break the lock"],
-    ["deliveries", "does not offer deliveries"],
-    ["processes", "does not offer active sessions"],
+    ["deliveries", "the place is archived"],
+    ["processes", "a stage"],
     ["submit", "Ctrl+Enter submits."],
     ["chat", "Nothing was said here yet."],
+    ["chat/garden", "You said: good morning"],
     ["nowhere", "There is no such page."],
   ];
 });

@@ -2,6 +2,7 @@
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 import type { Page } from "playwright-core";
+import { openChat } from "../../src/client/index.ts";
 import { withoutChromium } from "./chromium.ts";
 import { HOSTILE, HOSTILE_START } from "./hostile.ts";
 import { Stage, sees } from "./stage.ts";
@@ -73,6 +74,17 @@ test(
     }
   },
 );
+
+test("[CON-5] hostile things said in a chat, and answers, are text", OPTIONS, async () => {
+  const session = await stage.session("mallorys");
+  using chat = await openChat(session, { room: "hostile", agent: "hostile" });
+  await chat.say(HOSTILE);
+  const { page, faults } = await stage.enter("mallorys", "chat/hostile");
+  for (const name of ["You", "Agent"]) {
+    await page.getByRole("article", { name }).getByText(HOSTILE_START).waitFor();
+  }
+  await isUnhurt(page, faults);
+});
 
 test("[CON-5] hostile deliveries, routes, processes and refusals are text", OPTIONS, async () => {
   const { page, faults } = await stage.enter("olgas");

@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 import type { Page } from "playwright-core";
 import { withoutChromium } from "./chromium.ts";
-import { login, Stage, sees } from "./stage.ts";
+import { login, Stage, says, sees } from "./stage.ts";
 
 const OPTIONS = { skip: withoutChromium };
 
@@ -78,3 +78,21 @@ test(
     assert.deepEqual(faults, []);
   },
 );
+
+test("[CON-10] a chat goes on by itself over a crash of its server, with all that was said", OPTIONS, async () => {
+  const { page, faults } = await stage.enter("alices", "chat");
+  const answers = page.getByRole("article", { name: "Agent" });
+  await says(page, "before");
+  await answers.getByText("You said: before").waitFor();
+  await stage.crash();
+  await page.locator('.pill[data-state="reconnecting"]').waitFor();
+  await stage.restart();
+  await page.getByRole("dialog", { name: "Log in again" }).waitFor();
+  await login(page, "alices");
+  await page.locator('.pill[data-state="connected"]').waitFor();
+  await says(page, "after");
+  await answers.getByText("You said: after").waitFor();
+  await answers.getByText("You said: before").waitFor();
+  assert.equal(await page.locator(".user").count(), 2);
+  assert.deepEqual(faults, []);
+});

@@ -5,7 +5,7 @@
 import { mkdirSync } from "node:fs";
 import path from "node:path";
 import type { Page } from "playwright-core";
-import { Stage, sees } from "./stage.ts";
+import { Stage, says, sees } from "./stage.ts";
 
 const FOLDER = path.resolve(import.meta.dirname, "../../docs/screenshots");
 const WIDE = { viewport: { width: 1200, height: 750 } };
@@ -24,6 +24,11 @@ const held = await notebook.turn("cli:garden", "talker", { text: "wait" }, { mes
 await notebook.turn("cli:garden", "talker", { text: "and the roses?" });
 await notebook.turn("cli:garden", "talker", { text: "and the hedge?" });
 await stage.submit("alices", "echo", { week: 19 });
+await stage.submit("alices", "letter", "The roses are in bloom.");
+await stage.ask("olgas", "PUT", "/routes", {
+  key: "post/T1/C1/17.1",
+  route: { externalRoomId: "C1", threadId: "17.1" },
+});
 const ticking = await stage.submit("alices", "ticker", { n: 1_000_000, every_ms: 2 });
 await stage.submit("alices", "ticker", { n: 1_000_000, every_ms: 7 });
 await stage.submit("olgas", "ticker", { n: "many" });
@@ -57,19 +62,17 @@ await show("conversations", "garden");
 await take(page, "conversations");
 await show(`conversations/${held.turn?.conversationId}`, "place 2");
 await take(page, "conversation");
-await show("deliveries", "deliveries");
+await show("deliveries", "the place is archived");
 await take(page, "deliveries");
-await show("processes", "active sessions");
+await show("processes", "a stage");
 await take(page, "active-sessions");
 await show("submit", "Ctrl+Enter submits.");
 await page.getByLabel("Agent").selectOption("ticker");
 await page.getByLabel("Input").fill('{\n  "n": 100,\n  "every_ms": 200\n}');
 await take(page, "submit");
 await show("chat", "Nothing was said here yet.");
-await page.getByLabel("Agent").selectOption("talker");
 for (const text of ["good morning", "how are the roses?"]) {
-  await page.getByLabel("Message").fill(text);
-  await page.getByLabel("Message").press("Enter");
+  await says(page, text);
   await page.getByRole("article", { name: "Agent" }).getByText(`You said: ${text}`).waitFor();
 }
 await take(page, "chat");

@@ -1,16 +1,21 @@
 /**
  * Started by the console's tests and screenshots: one process that serves a file, with agents whose events are of
- * every kind, until it is killed. Usage: server-process.ts FILE CONSOLE
+ * every kind, until it is killed. Usage: server-process.ts FILE CONSOLE [bare]: a bare one offers jobs and nothing else.
  */
+import path from "node:path";
+import { mayChat, WebChannel, webChat } from "../../src/adapters/webchat/index.ts";
 import { registerDemoAgents } from "../../src/agents/index.ts";
 import { Conversations } from "../../src/conversation/index.ts";
+import { ActiveSessions, Lifecycle } from "../../src/presence/index.ts";
 import { ArcpError } from "../../src/protocol/index.ts";
+import { Routes } from "../../src/routing/index.ts";
 import { type JobContext, Runtime } from "../../src/runtime/index.ts";
-import { bearerTokens, serve } from "../../src/server/index.ts";
+import { type AttachOptions, bearerTokens, serve } from "../../src/server/index.ts";
 import { sqlite } from "../../src/store/sqlite/index.ts";
+import { FakeChannel } from "../../src/testing/fake-channel.ts";
 import { HOSTILE } from "./hostile.ts";
 
-const [file, directory] = process.argv.slice(2);
+const [file, directory, bare] = process.argv.slice(2);
 if (file === undefined || directory === undefined) throw new Error("usage: server-process.ts FILE CONSOLE");
 
 const runtime = new Runtime({
@@ -25,6 +30,7 @@ const runtime = new Runtime({
   nodeHeartbeatMs: 100,
   sweepIntervalMs: 50,
   nodeTimeoutMs: 3_600_000,
+  mayAnswer: mayChat,
 });
 registerDemoAgents(runtime, { directory: import.meta.dirname });
 runtime.tool("weather", (args) => ({ ...(args as object), sky: "clear", celsius: 21 }));
@@ -88,6 +94,47 @@ runtime.agent("talker", async (input, job: JobContext) => {
   await out.end();
 });
 
-const conversations = new Conversations(runtime);
-const server = await serve(runtime, { port: 0, conversations, console: { directory } });
+/** Conversations with channels and rooms, routes and presence, as `holdfast serve` has them. */
+async function everything(folder: string): Promise<AttachOptions> {
+  const web = new WebChannel();
+  const post = new FakeChannel({ name: "post" });
+  let isShut = true;
+  post.archived = () => isShut;
+  const routes = new Routes({ ttlMs: 3_600_000 }).start();
+  const conversations = new Conversations(runtime, { deliveries: { channels: [web, post], routes } });
+  webChat({ runtime, conversations, channel: web });
+  /** Sends a letter, which the post refuses until somebody opens its office. */
+  runtime.agent("letter", async (text, job: JobContext) => {
+    const { jobId } = await conversations.startTurn({
+      key: { source: "slack", channel: "C1", thread: "17.1" },
+      principal: job.principal,
+      agent: "echo",
+      input: text,
+      replyTo: {
+        routeKey: { channel: "post", bridge: "T1", room: "C1", thread: "17.1" },
+        fallbacks: { externalRoomId: "C1", threadId: "17.1" },
+      },
+    });
+    return jobId;
+  });
+  runtime.agent("post-office", (input) => {
+    isShut = input !== "open";
+    return input;
+  });
+  const presence = new ActiveSessions({
+    enabled: true,
+    environment: {},
+    directory: path.join(folder, "presence"),
+    port: 0,
+  });
+  await presence.registerSession({ pid: process.ppid, session_name: "the tests", hidden: true });
+  new Lifecycle(presence).start({ sessionName: "a stage", role: "headless", frontend: "tests", connected: true });
+  return { conversations, routes, activeSessions: () => presence.querySnapshot() };
+}
+
+const server = await serve(runtime, {
+  port: 0,
+  console: { directory },
+  ...(bare === undefined ? await everything(path.dirname(file)) : {}),
+});
 process.stdout.write(`${server.port}\n`);

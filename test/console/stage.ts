@@ -35,8 +35,8 @@ class ServerProcess implements AsyncDisposable {
     this.port = port;
   }
 
-  static async start(file: string, directory: string): Promise<ServerProcess> {
-    const child = spawn(process.execPath, [SERVER, file, directory], { stdio: ["ignore", "pipe", "inherit"] });
+  static async start(file: string, directory: string, ...how: "bare"[]): Promise<ServerProcess> {
+    const child = spawn(process.execPath, [SERVER, file, directory, ...how], { stdio: ["ignore", "pipe", "inherit"] });
     const [line] = (await Promise.race([
       once(createInterface({ input: child.stdout }), "line"),
       once(child, "exit").then(([code]) => Promise.reject(new Error(`The server ended with ${code}.`))),
@@ -98,6 +98,12 @@ export class Stage implements AsyncDisposable {
 
   get url(): string {
     return `http://127.0.0.1:${this.proxy.port}`;
+  }
+
+  /** Starts another server, which offers no more than jobs. @returns its address */
+  async bare(): Promise<string> {
+    const { port } = this.#stack.use(await ServerProcess.start(`${this.#file}.bare`, this.#console, "bare"));
+    return `http://127.0.0.1:${port}`;
   }
 
   /** A page that is not logged in. `faults` has what it throws, logs as an error, and what its policy forbids. */
@@ -185,3 +191,11 @@ export const live = (page: Page): Promise<void> => page.locator('.pill[data-stat
 /** Waits until somebody sees that text. */
 export const sees = (page: Page, text: string | RegExp): Promise<void> =>
   page.locator("main").getByText(text).filter({ visible: true }).first().waitFor();
+
+/** Says something to the talker, in the room that the page shows. */
+export async function says(page: Page, text: string, onBusy = "enqueue"): Promise<void> {
+  await page.getByRole("combobox", { name: "Agent" }).selectOption("talker");
+  await page.getByRole("combobox", { name: "While it is busy" }).selectOption(onBusy);
+  await page.getByLabel("Message").fill(text);
+  await page.getByRole("button", { name: "Send" }).click();
+}

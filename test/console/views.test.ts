@@ -1,9 +1,9 @@
 /** Each view of the console, in Chromium, before a server that has real jobs. */
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
-import type { Page, Route } from "playwright-core";
+import type { Page } from "playwright-core";
 import { withoutChromium } from "./chromium.ts";
-import { live, login, Stage, sees } from "./stage.ts";
+import { live, login, Stage, says, sees } from "./stage.ts";
 
 const OPTIONS = { skip: withoutChromium };
 
@@ -161,7 +161,7 @@ test(
     await row(page, end(second.id)).filter({ hasText: "place 1" }).waitFor();
     await row(page, "m-1").filter({ hasText: "running" }).waitFor();
     await page.getByRole("region", { name: "Binding" }).getByText("no session").waitFor();
-    await page.getByRole("region", { name: "Route" }).getByText("does not offer deliveries").waitFor();
+    await page.getByRole("region", { name: "Route" }).getByText("and nowhere else").waitFor();
     assert.equal(await page.getByRole("button", { name: "Break the lock" }).count(), 0);
 
     const operator = await stage.enter("olgas", `conversations/${first.turn?.conversationId}`);
@@ -176,58 +176,55 @@ test(
   },
 );
 
-const asJson = (body: unknown) => (route: Route) =>
-  route.fulfill({ status: 200, contentType: "application/json", body: JSON.stringify(body) });
+test("[CON-2] a failed delivery says why, and an operator sends it again; routes show where to", OPTIONS, async () => {
+  await stage.submit("alices", "letter", "Dear Bob");
+  const route = { externalRoomId: "C1", threadId: "17.1" };
+  await stage.ask("olgas", "PUT", "/routes", { key: "post/T1/C1/17.1", route });
+  const { page, faults } = await stage.enter("olgas", "deliveries");
+  const letter = row(page, "post/T1/C1/17.1").filter({ has: page.locator("details") });
+  await letter.filter({ hasText: "failed" }).filter({ hasText: "the place is archived" }).waitFor();
+  await page.getByRole("region", { name: "Routes" }).getByText("post/T1/C1/17.1").waitFor();
+  const alices = await stage.enter("alices", "deliveries");
+  await row(alices.page, "the place is archived").waitFor();
+  assert.equal(await alices.page.getByRole("button", { name: "Retry" }).count(), 0);
+  assert.equal(await alices.page.getByRole("region", { name: "Routes" }).count(), 0);
+  const opened = await (await stage.session("alices")).submit("post-office", "open");
+  await opened.result;
+  await letter.getByRole("button", { name: "Retry" }).click();
+  await letter.filter({ hasText: "delivered" }).waitFor();
+  await page.getByLabel("State").selectOption("failed");
+  await sees(page, "No delivery matches.");
+  assert.deepEqual(faults, []);
+});
 
-test(
-  "[CON-2] deliveries and active sessions are shown where the server has them, and said to be missing where not",
-  OPTIONS,
-  async () => {
-    const { page, faults } = await stage.enter("olgas", "deliveries");
-    await sees(page, "does not offer deliveries");
-    await sees(page, "does not offer routes");
-    await view(page, "Active sessions");
-    await sees(page, "does not offer active sessions");
-    const at = "2026-01-01T00:00:00.000Z";
-    const delivery = {
-      ...{
-        delivery_id: "dlv_1",
-        state: "failed",
-        channel: "slack",
-        route_key: "slack/T1/C1",
-        route: { thread: "17.1" },
-      },
-      ...{
-        conversation_id: null,
-        job_id: null,
-        principal: "alice",
-        attempts: 5,
-        failures: 5,
-        unclear: false,
-        parts: 0,
-      },
-      ...{ last_error: "channel_not_found", next_try_at: null, created_at: at, changed_at: at },
-    };
-    const asked: string[] = [];
-    await page.route(/\/v1\/deliveries\?/, asJson({ deliveries: [delivery], next_cursor: null }));
-    await page.route(/\/v1\/deliveries\/dlv_1\/retry/, async (route) => {
-      asked.push(`${route.request().method()} ${route.request().headers()["x-csrf-token"] === undefined}`);
-      await asJson({ ...delivery, state: "pending" })(route);
-    });
-    const listed = { key: "slack/T1/C1", partition: 3, route: { thread: "17.1" }, updated_at: at, expires_at: at };
-    await page.route(/\/v1\/routes/, asJson({ routes: [listed] }));
-    const process = { pid: 4711, session_name: "notebook", role: "session", started_at: 1, last_seen_at: 1 };
-    const known = { ...process, connected: true, hidden: false, uptime_seconds: 60, listener: null };
-    const snapshot = { source: "ActiveSessionsAPI", total: 1, connected: 1, detachable: 0, sessions: [known] };
-    await page.route(/\/v1\/active-sessions/, asJson(snapshot));
-    await row(page, "4711").filter({ hasText: "notebook" }).waitFor();
-    await view(page, "Deliveries");
-    await row(page, "channel_not_found").getByRole("button", { name: "Retry" }).click();
-    await page.getByRole("region", { name: "Routes" }).getByText("slack/T1/C1").waitFor();
-    assert.deepEqual(asked, ["POST false"]);
-    assert.deepEqual(faults, []);
-  },
-);
+test("[CON-2] active sessions are the machine's own, for operators", OPTIONS, async () => {
+  const { page, faults } = await stage.enter("olgas", "processes");
+  await row(page, "a stage").filter({ hasText: "headless" }).filter({ hasText: "tests" }).waitFor();
+  assert.equal((await stage.ask("olgas", "GET", "/active-sessions"))["total"], 2);
+  assert.equal(await page.locator("tbody tr").count(), 1, "one is hidden");
+  const alices = await stage.enter("alices", "processes");
+  await sees(alices.page, "Only operators see");
+  assert.deepEqual(faults, []);
+});
+
+test("[CON-2] what a server does not offer, each view says", OPTIONS, async () => {
+  const bare = await stage.bare();
+  const { page, faults } = await stage.page();
+  await page.goto(`${bare}/console/deliveries`);
+  await login(page, "olgas");
+  await live(page);
+  await sees(page, "does not offer deliveries");
+  await sees(page, "does not offer routes");
+  for (const [name, what] of [
+    ["Active sessions", "active sessions"],
+    ["Conversations", "conversations"],
+    ["Chat", "chats"],
+  ] as const) {
+    await view(page, name);
+    await sees(page, `This server does not offer ${what}.`);
+  }
+  assert.deepEqual(faults, []);
+});
 
 test("[CON-10] a job is submitted from the page, and shown as it runs", OPTIONS, async () => {
   const { page } = await stage.enter("alices", "submit");
@@ -246,25 +243,38 @@ test("[CON-10] a job is submitted from the page, and shown as it runs", OPTIONS,
 test("[CON-10] one chats from the page: answers as they are made, turns that wait, and a stop", OPTIONS, async () => {
   const { page, faults } = await stage.enter("alices", "chat");
   await sees(page, "Nothing was said here yet.");
-  await page.getByLabel("Agent").selectOption("talker");
-  const say = async (text: string) => {
-    await page.getByLabel("Message").fill(text);
-    await page.getByLabel("Message").press("Enter");
-  };
   const answers = page.getByRole("article", { name: "Agent" });
-  await say("good morning");
+  await says(page, "good morning");
   await answers.getByText("You said: good morning").waitFor();
-  await say("wait");
-  await answers.nth(1).waitFor();
-  await say("later");
-  await answers.nth(2).getByText("place 1").waitFor();
+  await says(page, "wait");
+  await page.locator('.user[data-status="working"]').getByText("wait").waitFor();
+  await says(page, "later");
+  await page.locator('.user[data-status="waiting"]').getByText("place 1").waitFor();
   await page.getByRole("button", { name: "Stop" }).click();
-  await page.locator('[data-status="cancelled"]').nth(1).waitFor();
+  await page.locator('.agent[data-status="cancelled"]').waitFor();
+  await answers.getByText("You said: later").waitFor();
+  await page.getByRole("button", { name: "Stop", disabled: true }).waitFor();
   await view(page, "Conversations");
   await row(page, "console").filter({ hasText: "web" }).waitFor();
   await view(page, "Chat");
   await answers.getByText("You said: good morning").waitFor();
   assert.deepEqual(faults, []);
+});
+
+test("[CON-10] a chat is there after a reload, and in another page, with what is being answered", OPTIONS, async () => {
+  const { page, faults } = await stage.enter("alices", "chat/garden%20gate");
+  await says(page, "wait");
+  await page.locator('.user[data-status="working"]').getByText("wait").waitFor();
+  await page.reload();
+  await page.locator('.user[data-status="working"]').getByText("wait").waitFor();
+  const other = await stage.enter("alices", "chat/garden%20gate");
+  await says(other.page, "who is there?", "interrupt");
+  for (const one of [page, other.page]) {
+    await one.locator('.agent[data-status="cancelled"]').waitFor();
+    await one.getByRole("article", { name: "Agent" }).getByText("You said: who is there?").waitFor();
+  }
+  assert.equal(await page.locator(".user").count(), 2);
+  assert.deepEqual([...faults, ...other.faults], []);
 });
 
 test("[CON-6] an observer sees no button that would be refused", OPTIONS, async () => {

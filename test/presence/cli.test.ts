@@ -71,6 +71,24 @@ class User implements AsyncDisposable {
   }
 }
 
+test("[SRV-37] `holdfast serve` tells operators what `holdfast ps` lists, unless that is switched off", async () => {
+  await using user = new User();
+  const serve = async (env?: NodeJS.ProcessEnv) => {
+    const flags = ["--token", "a-good-token=ada", "--operator", "ada"];
+    const server = user.run(["serve", "--port", "0", "--json", ...flags], env);
+    const [line] = await once(createInterface({ input: server.stdout }), "line");
+    const url = new URL("/v1/active-sessions", String(JSON.parse(String(line)).url).replace("ws", "http"));
+    return { server, ask: () => fetch(url, { headers: { authorization: "Bearer a-good-token" } }) };
+  };
+  const { server, ask } = await serve();
+  const listed = await found("the server itself", async () =>
+    ((await (await ask()).json()) as Snapshot).sessions.find(({ connected }) => connected),
+  );
+  assert.deepEqual([listed.pid, listed.session_name], [server.pid, "serve"]);
+  const silent = await serve({ HOLDFAST_ACTIVE_SESSIONS: "0" });
+  assert.equal((await silent.ask()).status, 404);
+});
+
 test("[CLI-23] a server is listed with its listener and what it works on, as long as it serves", async () => {
   await using user = new User();
   const server = await user.serve();

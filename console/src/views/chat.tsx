@@ -1,36 +1,38 @@
 /** Talks with an agent: each line is a turn, answers show while they are made. */
 import { type KeyboardEvent, useEffect, useMemo, useRef, useState } from "react";
-import { type ChatLine, roomOf } from "../chat-room.ts";
-import { block, clean, line, record } from "../format.ts";
-import { live } from "../live.ts";
+import type { ChatMessage } from "../../../src/client/index.ts";
+import { ChatRoom, openTurnsOf } from "../chat-room.ts";
+import { block, bytes, clean, line } from "../format.ts";
 import { useObservable } from "../observable.ts";
-import { Empty, Failure, Heading, JobLink, Status } from "../parts.tsx";
+import { Empty, Failure, Heading, JobLink, Loading, Status } from "../parts.tsx";
 import { usePolled } from "../polling.ts";
 import { go } from "../router.ts";
-import { rowText } from "../row-text.ts";
 import type { AgentShape } from "../shapes.ts";
-import { newestOf, textOfResult } from "../timeline-rows.ts";
-import { useJobLog } from "../use-job-log.ts";
 import { failureOf } from "./submit.tsx";
 
 const ON_BUSY = ["enqueue", "interrupt", "reject"] as const;
 
 export function Chat({ room: name = "console" }: { room: string | undefined }) {
-  const room = useMemo(() => roomOf(name), [name]);
-  const lines = useObservable(room.lines);
+  const room = useMemo(() => new ChatRoom(name), [name]);
+  const [attempt, setAttempt] = useState(0);
+  // Another attempt opens it again.
+  useEffect(() => room.open(), [room, attempt]);
+  const state = useObservable(room.state);
+  const messages = useObservable(room.messages);
+  const openTurns = useMemo(() => openTurnsOf(messages), [messages]);
   const agents = usePolled<{ agents: readonly AgentShape[] }>("/agents", 0);
-  const session = useObservable(live.session);
   const [chosen, setAgent] = useState("");
   const [onBusy, setOnBusy] = useState<(typeof ON_BUSY)[number]>("enqueue");
   const [text, setText] = useState("");
   const [failure, setFailure] = useState<{ code: string; message: string }>();
   const [other, setOther] = useState(name);
   const end = useRef<HTMLDivElement>(null);
-  const agent = chosen === "" ? (agents.data?.agents[0]?.name ?? "") : chosen;
+  const others = agents.data?.agents.filter((one) => one.name !== "chat-room") ?? [];
+  const agent = chosen === "" ? (others[0]?.name ?? "") : chosen;
   // A new line is to be seen.
   useEffect(() => {
     void end.current?.scrollIntoView({ block: "nearest" });
-  }, [lines.length]);
+  }, [messages.length]);
   const say = async () => {
     const said = text.trim();
     if (said === "") return;
@@ -43,7 +45,14 @@ export function Chat({ room: name = "console" }: { room: string | undefined }) {
       setText(said);
     }
   };
-  const isBusy = lines.some(({ status }) => status === "working" || status === "waiting");
+  if (state.phase === "not offered") {
+    return (
+      <>
+        <Heading title="Chat" />
+        <Empty title="This server does not offer chats.">It was started without chat rooms.</Empty>
+      </>
+    );
+  }
   return (
     <div className="chat">
       <Heading title={<>Chat · {line(name, 80)}</>}>
@@ -61,7 +70,7 @@ export function Chat({ room: name = "console" }: { room: string | undefined }) {
         <label>
           Agent{" "}
           <select name="agent" value={agent} onChange={(event) => setAgent(event.target.value)}>
-            {agents.data?.agents.map((one) => (
+            {others.map((one) => (
               <option key={one.name} value={one.name}>
                 {clean(one.name)}
               </option>
@@ -83,12 +92,22 @@ export function Chat({ room: name = "console" }: { room: string | undefined }) {
         </label>
       </Heading>
       <div className="lines" role="log" aria-label="What was said">
-        {lines.length === 0 ? (
+        {state.phase === "refused" ? (
+          <Failure problem={state} again={() => setAttempt(attempt + 1)} />
+        ) : messages.length === 0 && state.phase === "opening" ? (
+          <Loading what="Opening the room" />
+        ) : messages.length === 0 ? (
           <Empty title="Nothing was said here yet.">
             What you say is a turn of a conversation of your own; the agent has it as its input's text.
           </Empty>
         ) : (
-          lines.map((one) => <Line key={one.id} line={one} />)
+          messages.map((one) => (
+            <Line
+              key={`${one.part} ${one.id}`}
+              message={one}
+              behind={one.from === "user" && one.jobId !== undefined ? openTurns.indexOf(one.jobId) : -1}
+            />
+          ))
         )}
         <div ref={end} />
       </div>
@@ -118,13 +137,13 @@ export function Chat({ room: name = "console" }: { room: string | undefined }) {
         <button
           type="submit"
           className="primary"
-          disabled={session === undefined || agent === "" || text.trim() === ""}
+          disabled={state.phase !== "open" || agent === "" || text.trim() === ""}
         >
           Send
         </button>
         <button
           type="button"
-          disabled={!isBusy}
+          disabled={openTurns.length === 0}
           onClick={() => void room.stop().catch((error) => setFailure(failureOf(error)))}
         >
           Stop
@@ -134,48 +153,30 @@ export function Chat({ room: name = "console" }: { room: string | undefined }) {
   );
 }
 
-const Line = ({ line: one }: { line: ChatLine }) =>
-  one.jobId === undefined ? (
-    <article className="line user" aria-label="You">
-      <p>{clean(one.text)}</p>
-    </article>
-  ) : (
-    <Answer one={one} jobId={one.jobId} />
-  );
-
-function Answer({ one, jobId }: { one: ChatLine; jobId: string }) {
-  const { state } = useJobLog(jobId);
-  const { terminal, rows } = state;
-  const status = terminal?.final_status ?? one.status;
-  const { chunks } = rows;
-  const said = useMemo(
-    () => (chunks === undefined ? undefined : chunks.done ? textOfResult(chunks.result) : newestOf(chunks.result)),
-    [chunks],
-  );
-  const last = rows.rows.at(-1);
+function Line({ message, behind }: { message: ChatMessage; behind: number }) {
+  const { from, text, status, jobId, files } = message;
+  const isAnswer = from === "agent";
+  // What was said is working, or waits, until its turn is over; its answer then tells how that ended.
+  const shown = isAnswer || behind < 0 ? status : behind === 0 ? "working" : "waiting";
+  const isOver = !isAnswer && behind < 0 && status !== "refused";
   return (
-    <article className="line agent" aria-label="Agent" data-status={status}>
-      {said !== undefined ? (
-        <p>{block(said, 50_000)}</p>
-      ) : terminal?.final_status === "success" ? (
-        <p>{block(textOf(terminal.result), 50_000)}</p>
-      ) : terminal !== undefined ? (
-        <p className="bad">
-          {line(terminal.code)}: {line(terminal.message, 2_000)}
-        </p>
-      ) : (
-        <p className="quiet">{last === undefined ? "…" : rowText(last).text}</p>
+    <article className={`line ${from}`} aria-label={isAnswer ? "Agent" : "You"} data-status={shown}>
+      <p>{block(text, 60_000)}</p>
+      {files.length === 0 ? null : (
+        <ul>
+          {files.map((file, index) => (
+            <li key={index}>
+              {line(file.name, 128)} <span className="quiet">{bytes(file.bytes)}</span>
+            </li>
+          ))}
+        </ul>
       )}
-      <footer>
-        <Status of={status} /> {status === "waiting" && one.place !== undefined ? `place ${one.place} ` : ""}
-        <JobLink id={jobId} />
-      </footer>
+      {isOver ? null : (
+        <footer>
+          <Status of={shown} /> {behind > 0 ? `place ${behind} ` : ""}
+          {jobId === undefined ? null : <JobLink id={jobId} />}
+        </footer>
+      )}
     </article>
   );
 }
-
-/** A text, or the text in an object: what agents that talk return. */
-const textOf = (result: unknown): unknown => {
-  const { text } = record(result);
-  return typeof text === "string" ? text : (result ?? null);
-};

@@ -83,6 +83,8 @@ export function Overview() {
               { label: "State", cell: (node) => <Status of={node.state} /> },
               { label: "Host", cell: (node) => (node.host === null ? "–" : clean(node.host)) },
               { label: "Process", numeric: true, cell: (node) => node.pid ?? "–" },
+              { label: "Jobs", numeric: true, cell: (node) => amount(node.jobs) },
+              { label: "Sessions", numeric: true, cell: (node) => amount(node.sessions) },
               { label: "Started", cell: (node) => <Ago at={node.started_at} /> },
             ]}
           />

@@ -3,14 +3,26 @@ import { useState } from "react";
 import { clean, duration } from "../format.ts";
 import { Badge, Empty, Filter, Heading, Listing } from "../parts.tsx";
 import { usePolled } from "../polling.ts";
+import { useRights } from "../roles.ts";
 import type { LocalProcess, Snapshot } from "../shapes.ts";
 import { Table } from "../table.tsx";
 
 export function Processes() {
-  const snapshot = usePolled<Snapshot>("/active-sessions", 3_000);
+  const { isOperator } = useRights();
+  const snapshot = usePolled<Snapshot>(isOperator ? "/active-sessions" : undefined, 3_000);
   const [text, setText] = useState("");
   const wanted = text.toLowerCase();
-  const items = snapshot.data?.sessions.filter((process) =>
+  if (!isOperator) {
+    return (
+      <>
+        <Heading title="Active sessions" />
+        <Empty title="Only operators see the processes of the server's machine." />
+      </>
+    );
+  }
+  // Hidden is what machines are to know of, and people not to see.
+  const processes = snapshot.data?.sessions.filter(({ hidden }) => hidden !== true);
+  const items = processes?.filter((process) =>
     `${process.pid} ${process.session_name} ${process.frontend ?? ""}`.toLowerCase().includes(wanted),
   );
   return (

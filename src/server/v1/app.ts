@@ -11,6 +11,7 @@ import { type Runtime, VERSION } from "../../runtime/index.ts";
 import type { Door } from "../auth/door.ts";
 import type { CountedRequest } from "../metrics.ts";
 import { accessRoutes } from "./access.ts";
+import { type AskActiveSessions, activeSessionRoutes } from "./active-sessions.ts";
 import { Api } from "./api.ts";
 import { conversationRoutes } from "./conversations.ts";
 import { deliveryRoutes } from "./deliveries.ts";
@@ -25,6 +26,7 @@ import { turnRoutes } from "./turns.ts";
 export interface V1Options {
   conversations: Conversations | undefined;
   routes: RouteKeeper | undefined;
+  activeSessions: AskActiveSessions | undefined;
   logger: Logger;
   door: Door;
   /** Told of each request that was answered. */
@@ -38,7 +40,7 @@ export interface V1 {
 }
 
 export function v1App(runtime: Runtime, options: V1Options): V1 {
-  const { conversations, routes, logger, door } = options;
+  const { conversations, routes, activeSessions, logger, door } = options;
   const { clock } = runtime;
   const api = new Api(door);
   const { app } = api;
@@ -81,6 +83,7 @@ export function v1App(runtime: Runtime, options: V1Options): V1 {
     deliveryRoutes(api, { conversations, clock, logger });
   }
   if (routes !== undefined) routeTable(api, { routes });
+  if (activeSessions !== undefined) activeSessionRoutes(api, { ask: activeSessions });
   api.route(
     {
       method: "get",

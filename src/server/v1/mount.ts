@@ -18,6 +18,7 @@ import type { Runtime } from "../../runtime/index.ts";
 import type { Door } from "../auth/door.ts";
 import type { CountedRequest } from "../metrics.ts";
 import type { Site } from "../site.ts";
+import type { AskActiveSessions } from "./active-sessions.ts";
 import { v1App } from "./app.ts";
 import { type Problem, problemOf } from "./problem.ts";
 import { streamTo } from "./stream.ts";
@@ -43,6 +44,7 @@ export interface MountOptions {
   refusalOf(request: IncomingMessage): string | undefined;
   conversations: Conversations | undefined;
   routes: RouteKeeper | undefined;
+  activeSessions: AskActiveSessions | undefined;
   logger: Logger;
   door: Door;
   secureCookies: boolean | undefined;
@@ -54,8 +56,8 @@ export interface MountOptions {
 
 /** @returns what takes it off again; a second call does nothing */
 export function mountV1(runtime: Runtime, httpServer: Server, options: MountOptions): () => void {
-  const { logger, conversations, routes, door, secureCookies, sites } = options;
-  const app = v1App(runtime, { conversations, routes, logger, door, secureCookies, counted: options.counted });
+  const { logger, sites } = options;
+  const app = v1App(runtime, options);
   const theirs = httpServer.listeners("request") as RequestListener[];
   const leaving = new AbortController();
   const bodies = new Bodies(runtime);
