@@ -71,11 +71,13 @@ describe("opencode on the command line", { skip: NO_OPENCODE }, () => {
         [
           ["server", true],
           ["store", true],
+          ["nodes", true],
+          ["work", true],
           ["opencode", true],
         ],
       );
       assert.deepEqual([findings[1]?.["bound"], findings[1]?.["lost"], findings[1]?.["debts"]], [1, 0, 0]);
-      assert.deepEqual([findings[2]?.["sessions"], findings[2]?.["ours"]], [1, 1]);
+      assert.deepEqual([findings[4]?.["sessions"], findings[4]?.["ours"]], [1, 1]);
       await server.end("SIGKILL");
     }
     const doctor = await user.holdfast("doctor");

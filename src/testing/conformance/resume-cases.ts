@@ -44,7 +44,7 @@ const inOrder: ConformanceCase = {
     await first.reaches(20);
     first.cut();
     const second = await stage.resume(first);
-    await second.terminal(jobId);
+    if (first.terminals(jobId).length === 0) await second.terminal(jobId);
     checkBurst(jobId, n, first, second);
     const live = await second.start("ticker", { n: 3, every_ms: 1 });
     await second.terminal(live);
@@ -63,7 +63,8 @@ const severalJobs: ConformanceCase = {
     first.cut();
     const second = await stage.resume(first);
     for (const jobId of jobs) {
-      await second.terminal(jobId);
+      // On a slow machine a job may have ended before the cut.
+      if (first.terminals(jobId).length === 0) await second.terminal(jobId);
       const ticks = [...first.of(jobId), ...second.of(jobId)];
       for (const [index, received] of ticks.slice(0, -1).entries())
         check(logged(received) === `tick ${index}`, `tick ${index} of ${jobId} next`, received);

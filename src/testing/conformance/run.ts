@@ -137,6 +137,7 @@ export const NOT_ON_THE_WIRE: Readonly<Record<string, string>> = {
     "it is between the runtime and its provisioner, when that fails or the process ends",
   ),
   "CRD-10": "an agent rotates its credentials, and no message makes it",
+  "CRD-11": "which process runs a turn that waited, and what was revoked, no message tells",
   ...because("TRC", upTo(1, 4), "spans are not on the wire; the trace ids there are ENV-7's, ENV-10's and DEL-1's"),
 };
 
