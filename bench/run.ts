@@ -82,7 +82,8 @@ for (const row of ROWS) {
 await stopPostgres();
 console.log(table.toString());
 console.error(`${((systemClock.monotonic() - began) / 1000).toFixed(0)} s, ${missed} targets missed`);
-if (missed > 0) process.exitCode = 1;
+// Said here and now: what starts PostgreSQL ends a program that has nothing left to do with 0.
+if (missed > 0) process.exit(1);
 
 /** The medians over the rounds, for each server. */
 async function measured(row: Row): Promise<Record<ServerKind, Figures>> {
