@@ -341,6 +341,34 @@ test("[PRS-17] an owner whose lock is removed stands down for the one that locks
   assert.equal(place.read()["auth_token"], auth_token);
 });
 
+test("[PRS-11] a snapshot waits for what the same process tells meanwhile, and asks after it", async () => {
+  await using place = new Place();
+  const heard: string[] = [];
+  const server = createServer((socket) => {
+    socket.once("data", (line) => {
+      const { command } = JSON.parse(line.toString());
+      heard.push(command);
+      const answer = command === "snapshot" ? EMPTY : {};
+      systemClock.after(command === "upsert" ? 50 : 0, () => {
+        heard.push(`${command} answered`);
+        socket.end(JSON.stringify({ ok: true, payload: answer }));
+      });
+    });
+  }).listen(0, "127.0.0.1");
+  await once(server, "listening");
+  try {
+    const { port } = server.address() as { port: number };
+    place.write({ owner_pid: OWN, auth_token: "t", port, updated_at: 1 });
+    const sessions = place.sessions();
+    const told = sessions.registerSession({ pid: OWN });
+    assert.deepEqual(await sessions.snapshot(), EMPTY);
+    assert.equal(await told, true);
+    assert.deepEqual(heard, ["upsert", "upsert answered", "snapshot", "snapshot answered"]);
+  } finally {
+    server.close();
+  }
+});
+
 test("[PRS-15] stopping the service drops what it knew, and removes the file only if it is its own", async () => {
   await using place = new Place();
   const owner = place.sessions();

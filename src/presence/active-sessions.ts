@@ -87,6 +87,8 @@ export class ActiveSessions implements AsyncDisposable {
   #client: { client: Client; ownerStart: string | undefined } | undefined;
   #owner: Owner | undefined;
   #electing: Promise<boolean> | undefined;
+  /** The changes under way: what is asked after them waits for them. */
+  #changes: Promise<unknown> = Promise.resolve();
   /** What was complained of: a fault that lasts is told once. */
   readonly #complaints = new Set<string>();
 
@@ -186,15 +188,19 @@ export class ActiveSessions implements AsyncDisposable {
 
   async #change(command: "upsert" | "remove", payload: unknown, options: CallOptions): Promise<boolean> {
     if (!this.enabled) return false;
-    return await this.#inTime(false, options, async (call) => {
+    const change = this.#inTime(false, options, async (call) => {
       const answer = await this.#request(command, payload, call);
       if (answer?.ok === false) this.#complain(answer.error, `the presence service refused: ${command}`);
       return answer?.ok === true;
     });
+    this.#changes = Promise.all([this.#changes, change]);
+    return await change;
   }
 
   async #snapshot(start: boolean, options: CallOptions): Promise<Snapshot> {
+    const changes = this.#changes;
     return await this.#inTime(emptySnapshot(UNAVAILABLE), options, async (call) => {
+      await changes;
       const answer = start
         ? await this.#request("snapshot", undefined, call)
         : await this.#ask("snapshot", undefined, call);
