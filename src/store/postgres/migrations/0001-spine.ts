@@ -248,8 +248,9 @@ CREATE UNIQUE INDEX debts_by_upstream ON $.upstream_debts (backend, upstream_id)
 CREATE INDEX debts_in_order ON $.upstream_debts (backend, debt_key);
 CREATE INDEX debts_by_record ON $.upstream_debts (owner, record_id);
 
--- The two functions of the hot path look up few rows of tables that grow. Their plans are kept, and made without knowing
--- how few: so that they go by index from the first row to the last, there is nothing else to choose.
+-- The two functions of the hot path look up few rows of tables that grow, under plans that are kept, and made without
+-- knowing how few. So nothing is left to choose: a lookup is a subquery for each of what was given, in its order, with a
+-- LIMIT 1 that keeps conditions, and with them other indexes, out of it.
 
 -- Appends to many logs in one round trip. An item is a batch of one job. Taken is what goes on where its job's log
 -- ends, under the epoch that runs; an end only of what is no turn of a conversation. What is not taken changed nothing.
@@ -265,14 +266,16 @@ DECLARE
   keys BIGINT[];
   keys_by_item BIGINT[] := array_fill(NULL::bigint, ARRAY[cardinality(job_ids)]);
 BEGIN
-  SELECT array_agg(locked.item), array_agg(locked.job_key) INTO taken, keys FROM (
-    SELECT given.item::int AS item, h.job_key
-    FROM unnest(job_ids, run_epochs, first_ns, ends) WITH ORDINALITY AS given(job_id, run_epoch, first_n, ending, item)
-      JOIN $.jobs j ON j.job_id = given.job_id JOIN $.job_heads h ON h.job_key = j.job_key
-    WHERE h.run_epoch = given.run_epoch AND h.last_n = given.first_n - 1 AND h.ended_at IS NULL
-      AND (given.ending IS NULL OR NOT EXISTS (SELECT FROM $.turns t WHERE t.job_key = h.job_key))
-    ORDER BY h.job_key FOR NO KEY UPDATE OF h
-  ) AS locked;
+  SELECT array_agg(given.item), array_agg(given.job_key) INTO taken, keys FROM (
+    SELECT item::int, run_epoch, first_n, ending, (SELECT j.job_key FROM $.jobs j WHERE j.job_id = batch.job_id) AS job_key
+    FROM unnest(job_ids, run_epochs, first_ns, ends) WITH ORDINALITY AS batch(job_id, run_epoch, first_n, ending, item)
+    ORDER BY job_key
+  ) AS given CROSS JOIN LATERAL (
+    SELECT h.run_epoch, h.last_n, h.ended_at FROM $.job_heads h WHERE h.job_key = given.job_key
+    LIMIT 1 FOR NO KEY UPDATE
+  ) AS head
+  WHERE head.run_epoch = given.run_epoch AND head.last_n = given.first_n - 1 AND head.ended_at IS NULL
+    AND (given.ending IS NULL OR (SELECT t.turn_key FROM $.turns t WHERE t.job_key = given.job_key) IS NULL);
   IF taken IS NULL THEN
     RETURN '{}';
   END IF;
@@ -304,41 +307,51 @@ DECLARE
   moved INT[];
   session_keys BIGINT[];
   job_keys BIGINT[];
+  session_by_follow BIGINT[] := array_fill(NULL::bigint, ARRAY[cardinality(follow_items)]);
+  job_by_follow BIGINT[] := session_by_follow;
   fenced INT[];
+  broken INT[];
   taken INT[];
 BEGIN
   -- The follows before their sessions: whoever trims a log has them in that order.
-  SELECT array_agg(locked.follow), array_agg(locked.session_key), array_agg(locked.job_key)
+  SELECT array_agg(given.follow), array_agg(given.session_key), array_agg(given.job_key)
   INTO moved, session_keys, job_keys FROM (
-    SELECT given.follow::int AS follow, f.session_key, f.job_key
-    FROM unnest(follow_items, job_ids, first_ns) WITH ORDINALITY AS given(item, job_id, first_n, follow)
-      JOIN $.sessions s ON s.session_id = session_ids[given.item]
-      JOIN $.jobs j ON j.job_id = given.job_id
-      JOIN $.follows f ON f.session_key = s.session_key AND f.job_key = j.job_key
-    WHERE f.open AND f.position_n < given.first_n
-    ORDER BY f.job_key, f.session_key FOR NO KEY UPDATE OF f
-  ) AS locked;
-  SELECT array_agg(locked.item) INTO fenced FROM (
-    SELECT given.item::int AS item
-    FROM unnest(session_ids, epochs, first_seqs) WITH ORDINALITY AS given(session_id, epoch, first_seq, item)
-      JOIN $.sessions s ON s.session_id = given.session_id
-    WHERE s.connection_epoch = given.epoch AND s.last_seq = given.first_seq - 1
-    ORDER BY s.session_key FOR NO KEY UPDATE OF s
-  ) AS locked;
+    SELECT follow::int, first_n, (SELECT j.job_key FROM $.jobs j WHERE j.job_id = followed.job_id) AS job_key,
+      (SELECT s.session_key FROM $.sessions s WHERE s.session_id = session_ids[followed.item]) AS session_key
+    FROM unnest(follow_items, job_ids, first_ns) WITH ORDINALITY AS followed(item, job_id, first_n, follow)
+    ORDER BY job_key, session_key
+  ) AS given CROSS JOIN LATERAL (
+    SELECT f.open, f.position_n FROM $.follows f
+    WHERE f.session_key = given.session_key AND f.job_key = given.job_key
+    LIMIT 1 FOR NO KEY UPDATE
+  ) AS follow
+  WHERE follow.open AND follow.position_n < given.first_n;
+  SELECT array_agg(given.item) INTO fenced FROM (
+    SELECT item::int, epoch, first_seq,
+      (SELECT s.session_key FROM $.sessions s WHERE s.session_id = sending.session_id) AS session_key
+    FROM unnest(session_ids, epochs, first_seqs) WITH ORDINALITY AS sending(session_id, epoch, first_seq, item)
+    ORDER BY session_key
+  ) AS given CROSS JOIN LATERAL (
+    SELECT s.connection_epoch, s.last_seq FROM $.sessions s WHERE s.session_key = given.session_key
+    LIMIT 1 FOR NO KEY UPDATE
+  ) AS session
+  WHERE session.connection_epoch = given.epoch AND session.last_seq = given.first_seq - 1;
+  FOR i IN 1 .. coalesce(cardinality(moved), 0) LOOP
+    session_by_follow[moved[i]] := session_keys[i];
+    job_by_follow[moved[i]] := job_keys[i];
+  END LOOP;
   -- A log that is trimmed now waits for the follows, or has been, and its floor is seen.
-  SELECT array_agg(candidate.item) INTO taken FROM unnest(fenced) AS candidate(item)
-  WHERE NOT EXISTS (
-    SELECT FROM unnest(follow_items, first_ns, last_ns) WITH ORDINALITY AS given(item, first_n, last_n, follow)
-      LEFT JOIN unnest(moved, job_keys) AS done(follow, job_key) ON done.follow = given.follow
-      LEFT JOIN $.job_heads h ON h.job_key = done.job_key
-    WHERE given.item = candidate.item AND (h.job_key IS NULL OR h.floor_n >= given.first_n OR h.last_n < given.last_n));
+  broken := ARRAY(
+    SELECT item FROM unnest(follow_items, job_by_follow, first_ns, last_ns) AS given(item, job_key, first_n, last_n)
+    WHERE (SELECT h.floor_n < given.first_n AND h.last_n >= given.last_n FROM $.job_heads h
+           WHERE h.job_key = given.job_key) IS NOT TRUE);
+  SELECT array_agg(item) INTO taken FROM unnest(fenced) AS candidate(item) WHERE item <> ALL (broken);
   IF taken IS NULL THEN
     RETURN '{}';
   END IF;
   INSERT INTO $.runs (session_key, first_seq, count, job_key, first_n, last_n)
-  SELECT done.session_key, run.first_seq, run.count, done.job_key, run.first_n, run.last_n
+  SELECT session_by_follow[run.follow], run.first_seq, run.count, job_by_follow[run.follow], run.first_n, run.last_n
   FROM unnest(run_follows, run_seqs, counts, run_first_ns, run_last_ns) AS run(follow, first_seq, count, first_n, last_n)
-    JOIN unnest(moved, session_keys, job_keys) AS done(follow, session_key, job_key) ON done.follow = run.follow
   WHERE follow_items[run.follow] = ANY(taken);
   UPDATE $.follows f SET position_n = last_ns[done.follow], last_seq = coalesce(seqs[done.follow], f.last_seq),
     open = NOT ending[done.follow]
