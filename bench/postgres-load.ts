@@ -13,7 +13,7 @@ export interface Load {
   url: string;
   /** Of this process among those that load at once. */
   name: string;
-  /** Logs that grow side by side; each is appended to in batches, one after the other. */
+  /** Logs that grow side by side, a multiple of 64; each is appended to in batches, one after the other. */
   jobs: number;
   batches: number;
   eventsPerBatch: number;
@@ -22,6 +22,7 @@ export interface Load {
 
 /** Statements that the bare client has under way; the store's append path has as many. */
 const BARE_CONNECTIONS = 3;
+const LOGS_PER_STATEMENT = 64;
 
 const load = JSON.parse(process.argv[2] ?? "null") as Load;
 const payload = JSON.stringify({ message: "x".repeat(load.bytes - '{"message":""}'.length) });
@@ -60,10 +61,11 @@ async function throughStore(): Promise<() => Promise<void>> {
     });
 }
 
-/** As many rows to a statement as the store's group commit comes to: a batch of each job. */
+/** The same rows in the same order, as many to a statement as the store takes in one commit. */
 async function bare(): Promise<() => Promise<void>> {
   const pool = new pg.Pool({ connectionString: load.url, max: BARE_CONNECTIONS });
-  const rows = load.jobs * load.eventsPerBatch;
+  const rows = LOGS_PER_STATEMENT * load.eventsPerBatch;
+  const groups = load.jobs / LOGS_PER_STATEMENT;
   const marks = Array.from(
     { length: rows },
     (_, row) => `($${row * 5 + 1}, $${row * 5 + 2}, $${row * 5 + 3}, $${row * 5 + 4}, $${row * 5 + 5})`,
@@ -73,13 +75,14 @@ async function bare(): Promise<() => Promise<void>> {
     `CREATE TABLE ${JSON.stringify(load.name)} (job_key BIGINT, n BIGINT, run_epoch BIGINT NOT NULL, kind TEXT NOT NULL,
        payload TEXT NOT NULL, PRIMARY KEY (job_key, n))`,
   );
-  let lastBatch = 0;
+  let statements = 0;
   return () =>
-    inFlight(BARE_CONNECTIONS, load.batches, async () => {
-      const first = lastBatch * load.eventsPerBatch;
-      lastBatch += 1;
+    inFlight(BARE_CONNECTIONS, load.batches * groups, async () => {
+      const firstJob = (statements % groups) * LOGS_PER_STATEMENT;
+      const first = Math.floor(statements / groups) * load.eventsPerBatch;
+      statements += 1;
       const values: unknown[] = [];
-      for (let job = 0; job < load.jobs; job += 1) {
+      for (let job = firstJob; job < firstJob + LOGS_PER_STATEMENT; job += 1) {
         for (let i = 1; i <= load.eventsPerBatch; i += 1) values.push(job, first + i, 1, "log", payload);
       }
       await pool.query({ name: "insert", text, values });

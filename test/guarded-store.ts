@@ -6,6 +6,7 @@ import type {
   Hint,
   JobFacet,
   NodeFacet,
+  PassFacet,
   QuestionFacet,
   RequestFacet,
   RetentionPolicy,
@@ -31,6 +32,7 @@ export class GuardedStore implements Store {
   readonly deliveries: DeliveryFacet;
   readonly questions: QuestionFacet;
   readonly routes: RouteFacet;
+  readonly passes: PassFacet;
   readonly credentials: CredentialFacet;
   readonly #inner: Store;
   readonly #guard: Guard;
@@ -47,6 +49,7 @@ export class GuardedStore implements Store {
     this.deliveries = this.#guardAll(inner.deliveries);
     this.questions = this.#guardAll(inner.questions);
     this.routes = this.#guardAll(inner.routes);
+    this.passes = this.#guardAll(inner.passes);
     this.credentials = this.#guardAll(inner.credentials);
   }
 

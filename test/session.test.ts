@@ -27,6 +27,7 @@ function replacing(
     nodes: facet(store.nodes, replaced.nodes),
     questions: store.questions,
     routes: store.routes,
+    passes: store.passes,
     credentials: store.credentials,
     conversations: store.conversations,
     bindings: store.bindings,

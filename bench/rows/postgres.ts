@@ -14,8 +14,9 @@ import type { Load } from "../postgres-load.ts";
 import { inFlight, newSession, newSubmit } from "../store-file.ts";
 import { decimal, type Figures, type Line, type LocalRow, median, ratioLine } from "./row.ts";
 
-const APPENDS = { jobs: 128, eventsPerBatch: 8, bytes: 200 };
-const BATCHES = 200;
+/** As many jobs as keep the commits busy that a node has under way: three of 64 logs. */
+const APPENDS = { jobs: 192, eventsPerBatch: 8, bytes: 200 };
+const BATCHES = 150;
 const NODES = [1, 3] as const;
 const AT_LEAST = 0.5;
 

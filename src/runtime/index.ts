@@ -44,6 +44,7 @@ export type {
 } from "./job-desk.ts";
 export type { FollowedPage, JobFollow } from "./job-follow.ts";
 export type { JobSubmission, SubmittedJob } from "./job-submit.ts";
+export type { Login, Logins } from "./logins.ts";
 export { type RuntimeOptions, VERSION } from "./options.ts";
 export { DEFAULT_GRANTS, type Grants, type LeasePolicy } from "./policy.ts";
 export type { AnswerPolicy } from "./questions/answering.ts";

@@ -34,6 +34,7 @@ import { RecentEvents } from "./job/recent-events.ts";
 import { RunningJobs } from "./job/running-jobs.ts";
 import { chargeSpentBefore } from "./job/spent-before.ts";
 import { JobDesk } from "./job-desk.ts";
+import { Logins } from "./logins.ts";
 import { NodeKeeper } from "./node-keeper.ts";
 import { type RuntimeOptions, type Settings, settle } from "./options.ts";
 import { grantedLease } from "./policy.ts";
@@ -61,6 +62,8 @@ type Phase = "new" | "running" | "stopping" | "stopped";
 export class Runtime {
   /** Jobs for whoever has no session. */
   readonly jobs: JobDesk;
+  /** For pages: what stands for a token in them. */
+  readonly logins: Logins;
   /** For pages: what they say hello with. */
   readonly tickets: Tickets;
   /** What this process has done since its start. */
@@ -167,7 +170,9 @@ export class Runtime {
       logger,
     });
     const { storeTimeoutMs } = this.#settings;
-    this.tickets = new Tickets(clock);
+    const passes = { store, clock, logger, timeoutMs: storeTimeoutMs };
+    this.logins = new Logins({ ...passes, authenticate: (token) => this.authenticate(token) });
+    this.tickets = new Tickets(passes);
     this.jobs = new JobDesk({
       store,
       jobs: this.#jobs,
@@ -232,7 +237,7 @@ export class Runtime {
       recent,
       wakeups: this.#wakeups,
       stats: this.stats,
-      authenticate: async (token) => this.tickets.redeem(token) ?? (await this.authenticate(token)),
+      authenticate: async (token) => (await this.tickets.redeem(token)) ?? (await this.authenticate(token)),
       nodeId: () => this.#node.nodeId,
       turns: () => this.#jobs.turns,
       ended: (jobIds) => this.#endedByStore(jobIds),

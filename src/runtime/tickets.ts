@@ -1,72 +1,71 @@
 /**
- * Tickets: what a page says hello with, since it must not hold a token and a cookie is no part of a hello. A
- * ticket is good once, for 30 s, and only in a `session.hello` of the process that gave it. Costs one small row in
- * memory until it is used or over; kept as a hash, so that a dump of the memory opens nothing.
+ * Tickets: what a page says hello with, since it must not hold a token and a cookie is no part of a hello. A ticket is
+ * good once, for 30 s, and only in a `session.hello`, at any node. The store has it as a hash, so that who reads a
+ * backup can open nothing with it.
  */
 import { createHash, randomBytes } from "node:crypto";
 import type { Clock } from "../clock.ts";
-import { ArcpError } from "../protocol/index.ts";
+import type { Logger } from "../logger.ts";
+import type { Store } from "../store/store.ts";
 import type { Identity } from "./auth.ts";
+import { inTime } from "./in-time.ts";
 
 export const TICKET_TTL_MS = 30_000;
-/** What one principal may hold, and all together. */
-const MAX_TICKETS_PER_PRINCIPAL = 100;
-const MAX_TICKETS = 10_000;
+/** That one principal may have unused; with one more its oldest is over. */
+const MAX_TICKETS = 100;
 
 const PREFIX = "hft_";
 
-interface Row {
-  identity: Identity;
-  /** On the monotonic clock. */
-  endsAt: number;
+export interface TicketsParts {
+  store: Store;
+  clock: Clock;
+  logger: Logger;
+  /** How long the store may take. */
+  timeoutMs: number;
 }
 
 export class Tickets {
-  readonly #clock: Clock;
-  /** By the ticket's hash, oldest first: all live equally long. */
-  readonly #rows = new Map<string, Row>();
+  readonly #parts: TicketsParts;
 
-  constructor(clock: Clock) {
-    this.#clock = clock;
+  constructor(parts: TicketsParts) {
+    this.#parts = parts;
   }
 
   /**
    * Gives a ticket for a connection of that identity, which ends when the identity does.
    *
-   * @throws ArcpError LIMIT_EXCEEDED for a principal that holds too many unused ones
+   * @throws ArcpError INTERNAL_ERROR with `details.code: "STORE_UNAVAILABLE"`
    */
-  issue(identity: Identity): string {
-    this.#forgetOld();
-    let held = 0;
-    for (const row of this.#rows.values()) if (row.identity.principal === identity.principal) held += 1;
-    if (held >= MAX_TICKETS_PER_PRINCIPAL || this.#rows.size >= MAX_TICKETS) {
-      throw ArcpError.detail(
-        "LIMIT_EXCEEDED",
-        `Too many tickets wait to be used; each is over after ${TICKET_TTL_MS / 1_000} s. Try again then.`,
-        { retry_after_ms: TICKET_TTL_MS, limit: held >= MAX_TICKETS_PER_PRINCIPAL ? held : MAX_TICKETS },
-      );
-    }
+  async issue(identity: Identity): Promise<string> {
+    const { store, clock } = this.#parts;
     const ticket = `${PREFIX}${randomBytes(24).toString("base64url")}`;
-    this.#rows.set(hashOf(ticket), { identity, endsAt: this.#clock.monotonic() + TICKET_TTL_MS });
+    const pass = {
+      kind: "ticket",
+      hash: hashOf(ticket),
+      principal: identity.principal,
+      content: JSON.stringify(identity),
+      ttlMs: TICKET_TTL_MS,
+      most: MAX_TICKETS,
+      now: clock.wall(),
+    } as const;
+    await inTime(() => store.passes.add(pass), this.#parts);
     return ticket;
   }
 
-  /** Whom a ticket lets in; it is used up with this. `undefined` for what is no ticket, used, or over. */
-  redeem(ticket: string): Identity | undefined {
+  /**
+   * Whom a ticket lets in; it is used up with this.
+   *
+   * @returns nothing for what is no ticket, used, or over, and where the identity itself is over
+   * @throws ArcpError as {@link issue}
+   */
+  async redeem(ticket: string): Promise<Identity | undefined> {
     if (!ticket.startsWith(PREFIX)) return undefined;
-    this.#forgetOld();
-    const hash = hashOf(ticket);
-    const row = this.#rows.get(hash);
-    this.#rows.delete(hash);
-    return row?.identity;
-  }
-
-  #forgetOld(): void {
-    const now = this.#clock.monotonic();
-    for (const [hash, row] of this.#rows) {
-      if (row.endsAt > now) return;
-      this.#rows.delete(hash);
-    }
+    const { store, clock } = this.#parts;
+    const now = clock.wall();
+    const content = await inTime(() => store.passes.take({ kind: "ticket", hash: hashOf(ticket), now }), this.#parts);
+    if (content === undefined) return undefined;
+    const identity = JSON.parse(content) as Identity;
+    return identity.expiresAt !== undefined && identity.expiresAt <= now ? undefined : identity;
   }
 }
 

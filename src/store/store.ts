@@ -16,6 +16,7 @@ import type { CredentialFacet } from "./credentials.ts";
 import type { DeliveryFacet } from "./deliveries.ts";
 import type { JobStart, JobStartOutcome } from "./job-start.ts";
 import type { ClaimedJob, NewJob } from "./new-job.ts";
+import type { PassFacet } from "./passes.ts";
 import type { QuestionFacet } from "./questions.ts";
 import type { Abandonable, ConnectionRef, Duplicate, ReplyDraft, RequestRef } from "./request.ts";
 import type { RouteFacet } from "./routes.ts";
@@ -27,6 +28,7 @@ export * from "./credentials.ts";
 export * from "./deliveries.ts";
 export * from "./job-start.ts";
 export * from "./new-job.ts";
+export * from "./passes.ts";
 export * from "./questions.ts";
 export * from "./request.ts";
 export * from "./routes.ts";
@@ -480,6 +482,8 @@ export interface RetentionPolicy {
   maxBytesPerStore: number | undefined;
   /** Routes that are kept; above, what was written longest ago goes. @default {@link MAX_STORED_ROUTES} */
   maxRoutes?: number | undefined;
+  /** Logins and tickets that are kept; above, the oldest go. @default {@link MAX_STORED_PASSES} */
+  maxPasses?: number | undefined;
   /** How long a conversation is kept after its last turn was added; `undefined`: for ever. */
   conversationRetentionMs?: number | undefined;
   now: number;
@@ -661,6 +665,7 @@ export interface Store {
   readonly deliveries: DeliveryFacet;
   readonly questions: QuestionFacet;
   readonly routes: RouteFacet;
+  readonly passes: PassFacet;
   /** Opens the engine and brings the schema up to date. Called once, before all else. */
   start(): Promise<void>;
   /**

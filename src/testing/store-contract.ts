@@ -30,6 +30,7 @@ import { conversationCases } from "./store-contract/conversation-cases.ts";
 import { credentialCases } from "./store-contract/credential-cases.ts";
 import { deliveryCases } from "./store-contract/delivery-cases.ts";
 import { overviewCases } from "./store-contract/overview-cases.ts";
+import { passCases } from "./store-contract/pass-cases.ts";
 import { questionCases } from "./store-contract/question-cases.ts";
 import { restartCases } from "./store-contract/restart-cases.ts";
 import { routeCases } from "./store-contract/route-cases.ts";
@@ -276,6 +277,7 @@ export function storeContract(
     credentialCases(it);
     deliveryCases(it);
     overviewCases(it);
+    passCases(it);
     questionCases(it);
     restartCases(it);
     routeCases(it);

@@ -1,10 +1,13 @@
 /** Logins, roles, tickets and rates, over real HTTP and WebSockets. */
 import assert from "node:assert/strict";
+import { globSync, readFileSync } from "node:fs";
 import { test } from "node:test";
-import { cookieOf, newHttpServer } from "../../../test/http-server.ts";
+import { ask as askAt, cookieOf, newHttpServer } from "../../../test/http-server.ts";
 import { connect } from "../../client/index.ts";
-import { ArcpError } from "../../protocol/index.ts";
+import { Runtime } from "../../runtime/index.ts";
+import { sqlite } from "../../store/sqlite/index.ts";
 import { ManualClock } from "../../testing/manual-clock.ts";
+import { serve } from "../serve.ts";
 import { bearerTokens } from "../tokens.ts";
 
 const DEADLINE = { timeout: 30_000 };
@@ -244,15 +247,80 @@ test(
   },
 );
 
-test("[SRV-27] a principal that hoards tickets is told to wait", DEADLINE, async () => {
+test("[SRV-27] of more than 100 unused tickets of a principal the oldest is over", DEADLINE, async () => {
   await using stack = new AsyncDisposableStack();
-  const clock = new ManualClock();
-  const { runtime } = await newHttpServer(stack, { runtime: { clock } });
-  for (let n = 0; n < 100; n += 1) runtime.tickets.issue({ principal: "alice" });
-  assert.throws(() => runtime.tickets.issue({ principal: "alice" }), ArcpError);
-  runtime.tickets.issue({ principal: "bob" });
-  await clock.advance(30_000);
-  runtime.tickets.issue({ principal: "alice" });
+  const { runtime } = await newHttpServer(stack);
+  const bob = await runtime.tickets.issue({ principal: "bob" });
+  const tickets: string[] = [];
+  for (let n = 0; n <= 100; n += 1) tickets.push(await runtime.tickets.issue({ principal: "alice" }));
+  const [first = "", second = ""] = tickets;
+  assert.equal(await runtime.tickets.redeem(first), undefined);
+  assert.deepEqual(await runtime.tickets.redeem(second), { principal: "alice" });
+  assert.deepEqual(await runtime.tickets.redeem(bob), { principal: "bob" });
+});
+
+test(
+  "[SRV-21] [SRV-27] a login and a ticket are good at every node, and a logout is a logout everywhere",
+  DEADLINE,
+  async () => {
+    await using stack = new AsyncDisposableStack();
+    const { ask, file } = await newHttpServer(stack);
+    const auth = bearerTokens({ alices: "alice" });
+    const runtime = new Runtime({ store: sqlite(file), auth });
+    const other = await serve(runtime, { port: 0 });
+    stack.defer(() => other.stop({ drainMs: 0 }));
+    const login = await ask("/v1/login", { token: "", method: "POST", body: { token: "alices" } });
+    const headers = { cookie: cookieOf(login), "x-csrf-token": String(login.json["csrf_token"]) };
+    const there = async (target: string, method = "GET") =>
+      await askAt(other.port, target, { token: "", method, headers });
+
+    const who = await there("/v1/whoami");
+    assert.deepEqual([who.json["principal"], who.json["csrf_token"]], ["alice", login.json["csrf_token"]]);
+    const given = await ask("/v1/tickets", { token: "", method: "POST", headers });
+    await using session = await connect(other.url, { token: String(given.json["ticket"]) });
+    assert.match(session.id, /^sess_/);
+    assert.equal((await there("/v1/logout", "POST")).status, 200);
+    assert.equal((await ask("/v1/whoami", { token: "", headers })).status, 401);
+  },
+);
+
+test(
+  "[SRV-21] a login ends as soon as its token is good no more, and nothing that is stored opens it",
+  DEADLINE,
+  async () => {
+    await using stack = new AsyncDisposableStack();
+    const good = new Map([["alices", "alice"]]);
+    const auth = {
+      authenticate: async (token: string) => {
+        const principal = good.get(token);
+        return principal === undefined ? undefined : { principal };
+      },
+    };
+    const { ask, file } = await newHttpServer(stack, { runtime: { auth } });
+    const login = await ask("/v1/login", { token: "", method: "POST", body: { token: "alices" } });
+    const cookie = cookieOf(login);
+    const status = async () => (await ask("/v1/whoami", { token: "", headers: { cookie } })).status;
+    assert.equal(await status(), 200);
+    const stored = Buffer.concat(globSync(`${file}*`).map((part) => readFileSync(part)));
+    for (const secret of ["alices", cookie.split("=")[1] ?? "", String(login.json["csrf_token"])]) {
+      assert.equal(stored.includes(secret), false);
+    }
+    good.clear();
+    assert.equal(await status(), 401);
+  },
+);
+
+test("[SRV-21] while the store does not answer a login is neither good nor over", DEADLINE, async () => {
+  await using stack = new AsyncDisposableStack();
+  const { ask, store } = await newHttpServer(stack);
+  const login = await ask("/v1/login", { token: "", method: "POST", body: { token: "alices" } });
+  const headers = { cookie: cookieOf(login) };
+  store.goDown();
+  const refused = await ask("/v1/whoami", { token: "", headers });
+  assert.deepEqual([refused.status, refused.json["retryable"]], [503, true]);
+  assert.equal((await ask("/v1/login", { token: "", method: "POST", body: { token: "alices" } })).status, 503);
+  store.recover();
+  assert.equal((await ask("/v1/whoami", { token: "", headers })).status, 200);
 });
 
 test("[SRV-24] a rate that is none is refused", DEADLINE, async () => {

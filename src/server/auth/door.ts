@@ -3,14 +3,18 @@
  * something is worth nothing without its CSRF token (SRV-13, SRV-21). The door also counts (SRV-24): requests by
  * principal, and by address the logins that failed.
  */
+import { createHash, timingSafeEqual } from "node:crypto";
 import type { Context } from "hono";
 import { getCookie } from "hono/cookie";
 import type { Clock } from "../../clock.ts";
 import { ArcpError } from "../../protocol/index.ts";
-import { type Identity, type Runtime, roleOf } from "../../runtime/index.ts";
+import { type Identity, type Login, type Runtime, roleOf } from "../../runtime/index.ts";
 import type { Env } from "../v1/request.ts";
-import { CSRF_HEADER, isCsrfTokenOf, LOGIN_COOKIE, type Login, Logins } from "./logins.ts";
 import { neighbourhoodOf, type Rate, RateLimit } from "./rate-limit.ts";
+
+export const LOGIN_COOKIE = "holdfast_session";
+/** Where a request that changes something shows that a page of ours sends it. */
+const CSRF_HEADER = "x-csrf-token";
 
 export const DEFAULT_RATE: Rate = { perSecond: 100, burst: 400 };
 /** Logins that may fail from one address: ten at once, then one in six seconds. */
@@ -19,7 +23,6 @@ const FAILED_LOGINS: Rate = { perSecond: 1 / 6, burst: 10 };
 const SAFE: ReadonlySet<string> = new Set(["GET", "HEAD"]);
 
 export class Door {
-  readonly logins: Logins;
   readonly #runtime: Runtime;
   readonly #requests: RateLimit;
   readonly #failures: RateLimit;
@@ -27,7 +30,6 @@ export class Door {
   constructor(runtime: Runtime, options: { clock: Clock; rate: Rate }) {
     const { clock, rate } = options;
     this.#runtime = runtime;
-    this.logins = new Logins(clock);
     this.#requests = new RateLimit(clock, rate);
     this.#failures = new RateLimit(clock, FAILED_LOGINS);
   }
@@ -36,10 +38,10 @@ export class Door {
    * Lets a request in, and notes in its context who asks.
    *
    * @param needs.mayChange whether it is for those only that may change something
-   * @throws ArcpError UNAUTHENTICATED, PERMISSION_DENIED, LIMIT_EXCEEDED
+   * @throws ArcpError UNAUTHENTICATED, PERMISSION_DENIED, LIMIT_EXCEEDED; STORE_UNAVAILABLE with a cookie
    */
   async admit(context: Context<Env>, needs: { mayChange: boolean }): Promise<void> {
-    const login = context.req.header("authorization") === undefined ? this.#loginOf(context) : undefined;
+    const login = context.req.header("authorization") === undefined ? await this.#loginOf(context) : undefined;
     const identity = login?.identity ?? (await this.#bearer(context));
     if (identity === undefined) {
       throw new ArcpError("UNAUTHENTICATED", "Send a good token as `Authorization: Bearer TOKEN`.");
@@ -77,10 +79,10 @@ export class Door {
     if (waitMs > 0) throw tooMany("Too many logins from here have failed; wait.", waitMs);
     // Counted before the answer is known: many at once are as many.
     this.#failures.count(who);
-    const identity = await this.#runtime.authenticate(token);
-    if (identity === undefined) throw new ArcpError("UNAUTHENTICATED", "body.token: is not a good token.");
+    const opened = await this.#runtime.logins.open(token);
+    if (opened === undefined) throw new ArcpError("UNAUTHENTICATED", "body.token: is not a good token.");
     this.#failures.forgive(who);
-    return this.logins.open(identity);
+    return opened;
   }
 
   async #bearer(context: Context<Env>): Promise<Identity | undefined> {
@@ -88,10 +90,18 @@ export class Door {
     return token === undefined ? undefined : await this.#runtime.authenticate(token);
   }
 
-  #loginOf(context: Context<Env>): Login | undefined {
+  async #loginOf(context: Context<Env>): Promise<Login | undefined> {
     const secret = getCookie(context, LOGIN_COOKIE);
-    return secret === undefined ? undefined : this.logins.find(secret);
+    return secret === undefined ? undefined : await this.#runtime.logins.find(secret);
   }
+}
+
+/** Compares without an early exit. */
+function isCsrfTokenOf(login: Login, given: string | undefined): boolean {
+  const [expected, presented] = [login.csrfToken, given ?? ""].map((text) =>
+    createHash("sha256").update(text).digest(),
+  );
+  return expected !== undefined && presented !== undefined && timingSafeEqual(expected, presented);
 }
 
 const tooMany = (message: string, waitMs: number): ArcpError =>

@@ -3,9 +3,8 @@ import { deleteCookie, setCookie } from "hono/cookie";
 import { z } from "zod";
 import type { Clock } from "../../clock.ts";
 import type { Logger } from "../../logger.ts";
-import { type Identity, type Runtime, roleOf, TICKET_TTL_MS } from "../../runtime/index.ts";
-import type { Door } from "../auth/door.ts";
-import { LOGIN_COOKIE, type Login } from "../auth/logins.ts";
+import { type Identity, type Login, type Runtime, roleOf, TICKET_TTL_MS } from "../../runtime/index.ts";
+import { type Door, LOGIN_COOKIE } from "../auth/door.ts";
 import type { Api } from "./api.ts";
 
 const MAX_TOKEN_CHARS = 16_384;
@@ -75,9 +74,9 @@ export function accessRoutes(api: Api, { runtime, door, clock, logger, secureCoo
         },
       },
     },
-    ({ context }) => {
+    async ({ context }) => {
       const secret = deleteCookie(context, LOGIN_COOKIE, { path: "/v1", secure: secureCookies ?? context.env.secure });
-      if (secret !== undefined) door.logins.close(secret);
+      if (secret !== undefined) await runtime.logins.close(secret);
       return context.json({ outcome: "logged_out" as const });
     },
   );
@@ -103,13 +102,13 @@ export function accessRoutes(api: Api, { runtime, door, clock, logger, secureCoo
       summary: "Get a ticket: the bearer token of one session.hello.",
       answers: {
         201: {
-          description: "Good once, for so many seconds, at this process.",
+          description: "Good once, for so many seconds, at any node.",
           schema: z.object({ ticket: z.string(), expires_in_sec: z.number() }),
         },
       },
     },
-    ({ context }) => {
-      const ticket = runtime.tickets.issue(context.get("identity"));
+    async ({ context }) => {
+      const ticket = await runtime.tickets.issue(context.get("identity"));
       return context.json({ ticket, expires_in_sec: TICKET_TTL_MS / 1_000 }, 201);
     },
   );

@@ -2,8 +2,7 @@
 import type { Context } from "hono";
 import { z } from "zod";
 import { ArcpError, describeIssue, REQUESTS } from "../../protocol/index.ts";
-import type { Identity, Role } from "../../runtime/index.ts";
-import type { Login } from "../auth/logins.ts";
+import type { Identity, Login, Role } from "../../runtime/index.ts";
 
 export type Env = {
   Bindings: {

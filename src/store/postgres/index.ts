@@ -21,6 +21,7 @@ import { jobFacet } from "./jobs.ts";
 import { migrate } from "./migrate.ts";
 import { nodeFacet } from "./nodes.ts";
 import { NotifyBus } from "./notify-bus.ts";
+import { passFacet } from "./passes.ts";
 import { Connections, type PostgresPool } from "./pool.ts";
 import { questionFacet } from "./questions.ts";
 import { requestFacet } from "./requests.ts";
@@ -127,6 +128,7 @@ export function postgres(target: PostgresTarget, options: PostgresOptions = {}):
     deliveries: deliveryFacet(engine),
     questions: questionFacet(engine),
     routes: routeFacet(engine),
+    passes: passFacet(engine),
     async start() {
       await source.open();
       try {

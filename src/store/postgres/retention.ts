@@ -10,6 +10,7 @@ import { removeConversation } from "./conversations.ts";
 import { releaseCredentials } from "./credentials.ts";
 import type { Transaction } from "./database.ts";
 import { OWES_ANSWER, OWES_CONVERSATION } from "./delivery-rows.ts";
+import { forgetPasses } from "./passes.ts";
 import { forgetRoutes } from "./routes.ts";
 
 /** Rows that one step deletes, about. */
@@ -275,9 +276,10 @@ async function removeOldConversation(db: Transaction, policy: RetentionPolicy): 
 
 // -------------------------------------------------------------------------------------------- rests
 
-/** Keys that hold no longer, and nodes that nobody asks for. */
-async function forget(db: Transaction, { now, maxRoutes }: RetentionPolicy): Promise<RetentionStep> {
+/** Routes, passes and keys that hold no longer, and nodes that nobody asks for. */
+async function forget(db: Transaction, { now, maxRoutes, maxPasses }: RetentionPolicy): Promise<RetentionStep> {
   const routes = await forgetRoutes(db, { most: maxRoutes, limit: ROWS_PER_STEP });
+  const passes = await forgetPasses(db, { most: maxPasses, limit: ROWS_PER_STEP });
   const keys = await db.run(
     `DELETE FROM $.idempotency WHERE (principal, key) IN
        (SELECT principal, key FROM $.idempotency WHERE expires_at <= $1 LIMIT ${ROWS_PER_STEP} FOR UPDATE SKIP LOCKED)`,
@@ -288,5 +290,5 @@ async function forget(db: Transaction, { now, maxRoutes }: RetentionPolicy): Pro
        AND NOT EXISTS (SELECT FROM $.job_heads h WHERE h.node_id = nodes.node_id AND h.ended_at IS NULL)`,
     now - NODE_RETENTION_MS,
   );
-  return { ...NOTHING, more: keys === ROWS_PER_STEP || routes >= ROWS_PER_STEP };
+  return { ...NOTHING, more: keys === ROWS_PER_STEP || routes + passes >= ROWS_PER_STEP };
 }

@@ -16,6 +16,7 @@ import { HintReader } from "./hints.ts";
 import { jobFacet } from "./jobs.ts";
 import { NodeLocks } from "./node-lock.ts";
 import { nodeFacet } from "./nodes.ts";
+import { passFacet } from "./passes.ts";
 import { questionFacet } from "./questions.ts";
 import { requestFacet } from "./requests.ts";
 import { retain } from "./retention.ts";
@@ -69,6 +70,7 @@ export function sqlite(file: string, options: SqliteOptions = {}): Store {
     deliveries: deliveryFacet(engine),
     questions: questionFacet(engine),
     routes: routeFacet(engine),
+    passes: passFacet(engine),
     start: () => engine.start(),
     sweep: (query) => engine.read((db) => sweep(db, query)),
     retain: (policy) => engine.write((db) => retain(db, policy), { rows: 1_000, bytes: 0 }),

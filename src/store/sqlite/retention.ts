@@ -8,6 +8,7 @@ import { removeConversation } from "./conversations.ts";
 import { releaseCredentials } from "./credentials.ts";
 import type { Database } from "./database.ts";
 import { OWES_ANSWER, OWES_CONVERSATION } from "./delivery-rows.ts";
+import { forgetPasses } from "./passes.ts";
 import { forgetRoutes } from "./routes.ts";
 
 /** Rows that one step deletes, about. */
@@ -218,9 +219,10 @@ function removeOldConversation(db: Database, policy: RetentionPolicy): Retention
 
 // -------------------------------------------------------------------------------------------- rests
 
-/** Keys that hold no longer, and nodes that nobody asks for. */
-function forget(db: Database, { now, maxRoutes }: RetentionPolicy): RetentionStep {
+/** Routes, passes and keys that hold no longer, and nodes that nobody asks for. */
+function forget(db: Database, { now, maxRoutes, maxPasses }: RetentionPolicy): RetentionStep {
   const routes = forgetRoutes(db, { now, most: maxRoutes, limit: ROWS_PER_STEP });
+  const passes = forgetPasses(db, { now, most: maxPasses, limit: ROWS_PER_STEP });
   const keys = db.run(
     `DELETE FROM idempotency WHERE (principal, key) IN
        (SELECT principal, key FROM idempotency WHERE expires_at <= ? LIMIT ?)`,
@@ -232,7 +234,7 @@ function forget(db: Database, { now, maxRoutes }: RetentionPolicy): RetentionSte
        AND NOT EXISTS (SELECT 1 FROM job_heads h WHERE h.node_id = nodes.node_id AND h.ended_at IS NULL)`,
     now - NODE_RETENTION_MS,
   );
-  return { ...NOTHING, more: keys === ROWS_PER_STEP || routes >= ROWS_PER_STEP };
+  return { ...NOTHING, more: keys === ROWS_PER_STEP || routes + passes >= ROWS_PER_STEP };
 }
 
 function trimHints(db: Database): void {
