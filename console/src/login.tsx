@@ -23,7 +23,7 @@ export function LoginForm({ was }: { was: Who | undefined }) {
       <p>
         {was === undefined
           ? "Log in with a token of this server."
-          : "Your login has ended, by its time or with the server's process. Log in again; what you see stays."}
+          : "Your login has ended, by its time, with its token, or by a logout elsewhere. Log in again; what you see stays."}
       </p>
       <label>
         Token

@@ -49,35 +49,42 @@ test("[CON-3] a socket that is cut is said, and resumed, with every event once a
   assert.deepEqual(faults, []);
 });
 
-test(
-  "[CON-3, CON-1] a server that crashes in mid-timeline and comes back finds the page again, after a new login",
-  OPTIONS,
-  async () => {
-    const jobId = await stage.submit("alices", "ticker", { n: 1_000_000, every_ms: 20 });
-    const { page, faults } = await stage.enter("alices", `jobs/${jobId}`);
-    await sees(page, "tick 10");
-    await stage.crash();
-    await page.locator('.pill[data-state="reconnecting"]').waitFor();
-    await sees(page, /^tick \d\d/);
-    await stage.restart();
-    // The login went with the process; what is seen stays.
-    await page.getByRole("dialog", { name: "Log in again" }).waitFor();
-    await sees(page, /^tick \d\d/);
-    await login(page, "alices");
-    await page.locator('.pill[data-state="connected"][data-resumed="1"]').waitFor();
-    await page.getByRole("region", { name: "Result" }).getByText("INTERNAL_ERROR").waitFor();
-    const rows = await rowsOf(page);
-    const ticked = rows.filter((text) => text.startsWith("tick "));
-    assert.ok(ticked.length > 10);
-    assert.deepEqual(ticked, ticks(ticked.length));
-    const events = (await stage.ask("alices", "GET", `/jobs/${jobId}`))["events"];
-    assert.equal(await page.locator(".count").getAttribute("data-events"), String(Number(events) - 1));
-    await page.goto(`${stage.url}/console/submit`);
-    await page.getByRole("button", { name: "Submit" }).click();
-    await page.getByRole("region", { name: "Result" }).getByText("null").waitFor();
-    assert.deepEqual(faults, []);
-  },
-);
+test("[CON-3] a server that crashes in mid-timeline and comes back finds the page again", OPTIONS, async () => {
+  const jobId = await stage.submit("alices", "ticker", { n: 1_000_000, every_ms: 20 });
+  const { page, faults } = await stage.enter("alices", `jobs/${jobId}`);
+  await sees(page, "tick 10");
+  await stage.crash();
+  await page.locator('.pill[data-state="reconnecting"]').waitFor();
+  await sees(page, /^tick \d\d/);
+  await stage.restart();
+  await page.locator('.pill[data-state="connected"][data-resumed="1"]').waitFor();
+  await page.getByRole("region", { name: "Result" }).getByText("INTERNAL_ERROR").waitFor();
+  const rows = await rowsOf(page);
+  const ticked = rows.filter((text) => text.startsWith("tick "));
+  assert.ok(ticked.length > 10);
+  assert.deepEqual(ticked, ticks(ticked.length));
+  const events = (await stage.ask("alices", "GET", `/jobs/${jobId}`))["events"];
+  assert.equal(await page.locator(".count").getAttribute("data-events"), String(Number(events) - 1));
+  await page.goto(`${stage.url}/console/submit`);
+  await page.getByRole("button", { name: "Submit" }).click();
+  await page.getByRole("region", { name: "Result" }).getByText("null").waitFor();
+  assert.deepEqual(faults, []);
+});
+
+test("[CON-1] a login that ends by itself is asked for anew, over what is seen, and all goes on", OPTIONS, async () => {
+  const jobId = await stage.submit("alices", "ticker", { n: 200, every_ms: 20 });
+  const { page, faults } = await stage.enter("alices", `jobs/${jobId}`);
+  await sees(page, "tick 10");
+  await stage.endLogin(page);
+  stage.proxy.cut();
+  await page.getByRole("dialog", { name: "Log in again" }).waitFor();
+  await sees(page, /^tick \d\d/);
+  await login(page, "alices");
+  await page.locator('.pill[data-state="connected"][data-resumed="1"]').waitFor();
+  await page.locator(".row .label").filter({ hasText: "success" }).waitFor();
+  assert.deepEqual((await rowsOf(page)).slice(0, -1), ticks(200));
+  assert.deepEqual(faults, []);
+});
 
 test("[CON-10] a chat goes on by itself over a crash of its server, with all that was said", OPTIONS, async () => {
   const { page, faults } = await stage.enter("alices", "chat");
@@ -87,8 +94,6 @@ test("[CON-10] a chat goes on by itself over a crash of its server, with all tha
   await stage.crash();
   await page.locator('.pill[data-state="reconnecting"]').waitFor();
   await stage.restart();
-  await page.getByRole("dialog", { name: "Log in again" }).waitFor();
-  await login(page, "alices");
   await page.locator('.pill[data-state="connected"]').waitFor();
   await says(page, "after");
   await answers.getByText("You said: after").waitFor();

@@ -170,6 +170,14 @@ export class Stage implements AsyncDisposable {
     this.proxy.cut();
   }
 
+  /** Ends the login of a page, as a logout elsewhere does: the page is not told. */
+  async endLogin(page: Page): Promise<void> {
+    const { request } = page.context();
+    const { csrf_token: csrfToken } = await (await request.get(`${this.url}/v1/whoami`)).json();
+    const ended = await request.post(`${this.url}/v1/logout`, { headers: { "x-csrf-token": csrfToken } });
+    assert.equal(ended.status(), 200);
+  }
+
   async restart(): Promise<void> {
     this.#server = this.#stack.use(await ServerProcess.start(this.#file, this.#console));
     this.proxy.target = this.#server.port;
