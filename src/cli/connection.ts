@@ -26,7 +26,8 @@ export interface Target {
   token: string;
 }
 
-function checkUrl(url: string): string {
+/** The address as it is asked: without a path the wire's own is meant. */
+function checkedUrl(url: string): string {
   const parsed = URL.canParse(url) ? new URL(url) : undefined;
   if (parsed === undefined || !/^wss?:$/.test(parsed.protocol)) {
     throw new Problem(`--url: ${url} is no WebSocket address; give one like ws://127.0.0.1:7777/arcp.`, 2);
@@ -34,19 +35,20 @@ function checkUrl(url: string): string {
   if (parsed.username !== "" || parsed.password !== "" || parsed.search !== "") {
     throw new Problem("--url: a token never travels in an address (SRV-4); give it with --token or HOLDFAST_TOKEN.", 2);
   }
-  return url;
+  if (parsed.pathname === "/") parsed.pathname = "/arcp";
+  return parsed.href;
 }
 
 /** Flags first, then the environment, then the server of this machine. */
 export async function findTarget(flags: ConnectionFlags, environment: NodeJS.ProcessEnv): Promise<Target> {
-  const url = flags.url ?? environment["HOLDFAST_URL"];
+  const given = flags.url ?? environment["HOLDFAST_URL"];
   const token = flags.token ?? environment["HOLDFAST_TOKEN"];
   const home = homeDirectory(environment);
-  if (url === undefined || url === "") {
+  if (given === undefined || given === "") {
     const found = await discover(home);
     return { url: found.url, token: token || found.token };
   }
-  checkUrl(url);
+  const url = checkedUrl(given);
   if (token !== undefined && token !== "") return { url, token };
   const local = await runningServer(home);
   // The local token is for the local server only; no other address is told it.
