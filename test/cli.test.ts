@@ -268,10 +268,6 @@ test("[CLI-6] the token of this machine's server is told to no other address", a
   assert.equal((await holdfast(["jobs", "--url", url])).status, 0);
 });
 
-test("[CLI-6] an address without a path means the server's own", async () => {
-  assert.equal((await holdfast(["jobs", "--url", url.replace("/arcp", "")])).status, 0);
-});
-
 test("[CLI-4] what an agent says reaches the terminal without control characters", async () => {
   const { out, status } = await holdfast(["submit", "echo", JSON.stringify("a\u001b[31mb\u009bc\u202ed"), "--follow"]);
   assert.equal(status, 0);

@@ -26,8 +26,7 @@ export interface Target {
   token: string;
 }
 
-/** The address as it is asked: without a path the wire's own is meant. */
-function checkedUrl(url: string): string {
+function checkUrl(url: string): string {
   const parsed = URL.canParse(url) ? new URL(url) : undefined;
   if (parsed === undefined || !/^wss?:$/.test(parsed.protocol)) {
     throw new Problem(`--url: ${url} is no WebSocket address; give one like ws://127.0.0.1:7777/arcp.`, 2);
@@ -35,20 +34,19 @@ function checkedUrl(url: string): string {
   if (parsed.username !== "" || parsed.password !== "" || parsed.search !== "") {
     throw new Problem("--url: a token never travels in an address (SRV-4); give it with --token or HOLDFAST_TOKEN.", 2);
   }
-  if (parsed.pathname === "/") parsed.pathname = "/arcp";
-  return parsed.href;
+  return url;
 }
 
 /** Flags first, then the environment, then the server of this machine. */
 export async function findTarget(flags: ConnectionFlags, environment: NodeJS.ProcessEnv): Promise<Target> {
-  const given = flags.url ?? environment["HOLDFAST_URL"];
+  const url = flags.url ?? environment["HOLDFAST_URL"];
   const token = flags.token ?? environment["HOLDFAST_TOKEN"];
   const home = homeDirectory(environment);
-  if (given === undefined || given === "") {
+  if (url === undefined || url === "") {
     const found = await discover(home);
     return { url: found.url, token: token || found.token };
   }
-  const url = checkedUrl(given);
+  checkUrl(url);
   if (token !== undefined && token !== "") return { url, token };
   const local = await runningServer(home);
   // The local token is for the local server only; no other address is told it.
