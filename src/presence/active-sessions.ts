@@ -88,7 +88,7 @@ export class ActiveSessions implements AsyncDisposable {
   #owner: Owner | undefined;
   #electing: Promise<boolean> | undefined;
   /** The changes under way: what is asked after them waits for them. */
-  #changes: Promise<unknown> = Promise.resolve();
+  #changes: Promise<void> = Promise.resolve();
   /** What was complained of: a fault that lasts is told once. */
   readonly #complaints = new Set<string>();
 
@@ -193,7 +193,7 @@ export class ActiveSessions implements AsyncDisposable {
       if (answer?.ok === false) this.#complain(answer.error, `the presence service refused: ${command}`);
       return answer?.ok === true;
     });
-    this.#changes = Promise.all([this.#changes, change]);
+    this.#changes = Promise.allSettled([this.#changes, change]).then(() => undefined);
     return await change;
   }
 

@@ -3,12 +3,13 @@
  * and across restarts (SRV-21). A login ends after 12 h, with a logout, and as soon as its token is not good any more:
  * with each use the token is asked about anew.
  *
- * For that the store has the token, encrypted under a secret that the cookie alone has: who reads a backup can open
- * nothing with it.
+ * For that the cookie has the token, sealed, and the store has the key. Neither tells anything without the other: who
+ * reads a backup finds no token (law 8), and who has the cookie can use it until the logout, and learns no token either.
  */
 import { createCipheriv, createDecipheriv, createHash, createHmac, randomBytes } from "node:crypto";
 import type { Clock } from "../clock.ts";
 import type { Logger } from "../logger.ts";
+import { ArcpError } from "../protocol/index.ts";
 import type { Store } from "../store/store.ts";
 import type { Identity } from "./auth.ts";
 import { inTime } from "./in-time.ts";
@@ -16,10 +17,15 @@ import { inTime } from "./in-time.ts";
 const TTL_MS = 12 * 3_600_000;
 /** Of one principal; with one more its oldest is over. */
 const MAX_LOGINS = 50;
+/** What fits into a cookie, sealed: browsers take 4,096 bytes. */
+const MAX_TOKEN_BYTES = 2_800;
 
-const SECRET = /^[\w-]{43}$/;
+const KEY_BYTES = 32;
 const NONCE_BYTES = 12;
 const TAG_BYTES = 16;
+
+/** The login's id, and what is sealed. */
+const COOKIE = /^([\w-]{43})\.([\w-]{38,4000})$/;
 
 export interface Login {
   /** The token's, ending when the login does. */
@@ -45,67 +51,87 @@ export class Logins {
   }
 
   /**
-   * @returns the login, and the secret for the cookie; nothing where the token is not good
-   * @throws ArcpError INTERNAL_ERROR with `details.code: "STORE_UNAVAILABLE"`
+   * @returns the login, and the cookie's value; nothing where the token is not good
+   * @throws ArcpError INVALID_REQUEST for a token that fits into no cookie; INTERNAL_ERROR with `details.code:
+   *   "STORE_UNAVAILABLE"`
    */
-  async open(token: string): Promise<{ login: Login; secret: string } | undefined> {
+  async open(token: string): Promise<{ login: Login; cookie: string } | undefined> {
     const { store, clock, authenticate } = this.#parts;
     const identity = await authenticate(token);
     if (identity === undefined) return undefined;
-    const secret = randomBytes(32).toString("base64url");
+    const bytes = Buffer.byteLength(token);
+    if (bytes > MAX_TOKEN_BYTES) {
+      throw new ArcpError("INVALID_REQUEST", `token: has ${bytes} bytes, and a login takes ${MAX_TOKEN_BYTES}.`);
+    }
+    const id = randomBytes(KEY_BYTES).toString("base64url");
+    const key = randomBytes(KEY_BYTES);
     const now = clock.wall();
     const expiresAt = now + TTL_MS;
-    const { principal } = identity;
-    const content = seal(JSON.stringify({ token, expiresAt }), secret);
-    const pass = { kind: "login", hash: hashOf(secret), principal, content, ttlMs: TTL_MS, most: MAX_LOGINS } as const;
-    await inTime(() => store.passes.add({ ...pass, now }), this.#parts);
-    return { login: loginOf(identity, expiresAt, secret), secret };
+    const pass = {
+      kind: "login",
+      hash: hashOf(id),
+      principal: identity.principal,
+      content: key.toString("base64"),
+      ttlMs: TTL_MS,
+      most: MAX_LOGINS,
+      now,
+    } as const;
+    await inTime(() => store.passes.add(pass), this.#parts);
+    const cookie = `${id}.${seal(JSON.stringify({ token, expiresAt }), key)}`;
+    return { login: loginOf(identity, expiresAt, id), cookie };
   }
 
   /**
-   * The login behind a cookie; `undefined` for one that is unknown or over.
+   * The login behind a cookie; `undefined` for one that is unknown, over, or not as it was given.
    *
-   * @throws ArcpError as {@link open}
+   * @throws ArcpError INTERNAL_ERROR with `details.code: "STORE_UNAVAILABLE"`
    */
-  async find(secret: string): Promise<Login | undefined> {
-    if (!SECRET.test(secret)) return undefined;
+  async find(cookie: string): Promise<Login | undefined> {
+    const [, id, sealed] = COOKIE.exec(cookie) ?? [];
+    if (id === undefined || sealed === undefined) return undefined;
     const { store, clock, authenticate } = this.#parts;
-    const query = { kind: "login", hash: hashOf(secret), now: clock.wall() } as const;
-    const content = await inTime(() => store.passes.find(query), this.#parts);
-    if (content === undefined) return undefined;
-    const { token, expiresAt } = JSON.parse(unseal(content, secret)) as { token: string; expiresAt: number };
+    const query = { kind: "login", hash: hashOf(id), now: clock.wall() } as const;
+    const key = await inTime(() => store.passes.find(query), this.#parts);
+    const text = key === undefined ? undefined : unsealed(sealed, Buffer.from(key, "base64"));
+    if (text === undefined) return undefined;
+    const { token, expiresAt } = JSON.parse(text) as { token: string; expiresAt: number };
     const identity = await authenticate(token);
-    return identity === undefined ? undefined : loginOf(identity, expiresAt, secret);
+    return identity === undefined ? undefined : loginOf(identity, expiresAt, id);
   }
 
-  /** @throws ArcpError as {@link open} */
-  async close(secret: string): Promise<void> {
+  /** Ends the login behind a cookie, if there is one. @throws ArcpError as {@link find} */
+  async close(cookie: string): Promise<void> {
+    const [, id] = COOKIE.exec(cookie) ?? [];
+    if (id === undefined) return;
     const { store, clock } = this.#parts;
-    await inTime(() => store.passes.take({ kind: "login", hash: hashOf(secret), now: clock.wall() }), this.#parts);
+    const query = { kind: "login", hash: hashOf(id), now: clock.wall() } as const;
+    await inTime(() => store.passes.take(query), this.#parts);
   }
 }
 
-const loginOf = (identity: Identity, expiresAt: number, secret: string): Login => ({
+const loginOf = (identity: Identity, expiresAt: number, id: string): Login => ({
   identity: { ...identity, expiresAt: Math.min(identity.expiresAt ?? Number.POSITIVE_INFINITY, expiresAt) },
-  csrfToken: derived(secret, "csrf token").toString("base64url"),
+  csrfToken: createHmac("sha256", id).update("holdfast csrf token").digest("base64url"),
 });
 
-const hashOf = (secret: string): string => createHash("sha256").update(secret).digest("base64");
+const hashOf = (id: string): string => createHash("sha256").update(id).digest("base64");
 
-/** What nobody finds who does not have the secret, for one purpose. */
-const derived = (secret: string, purpose: string): Buffer =>
-  createHmac("sha256", secret).update(`holdfast login: ${purpose}`).digest();
-
-function seal(text: string, secret: string): string {
+function seal(text: string, key: Uint8Array): string {
   const nonce = randomBytes(NONCE_BYTES);
-  const cipher = createCipheriv("aes-256-gcm", derived(secret, "token"), nonce);
-  const sealed = Buffer.concat([cipher.update(text, "utf8"), cipher.final()]);
-  return Buffer.concat([nonce, cipher.getAuthTag(), sealed]).toString("base64");
+  const cipher = createCipheriv("aes-256-gcm", key, nonce);
+  const sealed = [cipher.update(text, "utf8"), cipher.final()];
+  return Buffer.concat([nonce, cipher.getAuthTag(), ...sealed]).toString("base64url");
 }
 
-function unseal(content: string, secret: string): string {
-  const bytes = Buffer.from(content, "base64");
-  const decipher = createDecipheriv("aes-256-gcm", derived(secret, "token"), bytes.subarray(0, NONCE_BYTES));
+/** @returns nothing for what was not sealed with that key */
+function unsealed(sealed: string, key: Uint8Array): string | undefined {
+  const bytes = Buffer.from(sealed, "base64url");
+  const decipher = createDecipheriv("aes-256-gcm", key, bytes.subarray(0, NONCE_BYTES), { authTagLength: TAG_BYTES });
   decipher.setAuthTag(bytes.subarray(NONCE_BYTES, NONCE_BYTES + TAG_BYTES));
-  return decipher.update(bytes.subarray(NONCE_BYTES + TAG_BYTES), undefined, "utf8") + decipher.final("utf8");
+  const text = decipher.update(bytes.subarray(NONCE_BYTES + TAG_BYTES), undefined, "utf8");
+  try {
+    return text + decipher.final("utf8");
+  } catch {
+    return undefined;
+  }
 }

@@ -15,6 +15,7 @@ export const TICKET_TTL_MS = 30_000;
 const MAX_TICKETS = 100;
 
 const PREFIX = "hft_";
+const FORM = /^hft_[\w-]{32}$/;
 
 export interface TicketsParts {
   store: Store;
@@ -59,7 +60,7 @@ export class Tickets {
    * @throws ArcpError as {@link issue}
    */
   async redeem(ticket: string): Promise<Identity | undefined> {
-    if (!ticket.startsWith(PREFIX)) return undefined;
+    if (!FORM.test(ticket)) return undefined;
     const { store, clock } = this.#parts;
     const now = clock.wall();
     const content = await inTime(() => store.passes.take({ kind: "ticket", hash: hashOf(ticket), now }), this.#parts);

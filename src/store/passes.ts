@@ -1,13 +1,13 @@
 /**
  * Passes: what stands for an identity for a while, at every node. A page's login is one, and a ticket (SPEC.md, SRV-21,
- * SRV-27). The store has them under the hash of a secret that is stored nowhere, and does not read what they hold.
+ * SRV-27). The store has them under the hash of what only their holders have, and does not read their content.
  */
 
 export type PassKind = "login" | "ticket";
 
 export interface NewPass {
   kind: PassKind;
-  /** Of its secret. No two passes have the same. */
+  /** Of what its holder has. No two passes have the same. */
   hash: string;
   principal: string;
   /** Kept and returned as it is. */

@@ -18,7 +18,7 @@ test("[SRV-21] a token becomes a cookie that scripts cannot read, until the logo
   const login = await ask("/v1/login", { token: "", method: "POST", body: { token: "alices" } });
   assert.equal(login.status, 200);
   const [cookie = ""] = login.headers["set-cookie"] ?? [];
-  assert.match(cookie, /^holdfast_session=[\w-]{43}; Max-Age=43\d{3}; Path=\/v1; HttpOnly; SameSite=Strict$/);
+  assert.match(cookie, /^holdfast_session=[\w-]{43}\.[\w-]+; Max-Age=43\d{3}; Path=\/v1; HttpOnly; SameSite=Strict$/);
   assert.doesNotMatch(`${cookie}${login.text}`, /alices/);
   const headers = { cookie: cookieOf(login) };
 
@@ -305,10 +305,25 @@ test(
     for (const secret of ["alices", cookie.split("=")[1] ?? "", String(login.json["csrf_token"])]) {
       assert.equal(stored.includes(secret), false);
     }
+    const forged = cookie.replace(/\.(.)/, (_, first) => (first === "A" ? ".B" : ".A"));
+    assert.equal((await ask("/v1/whoami", { token: "", headers: { cookie: forged } })).status, 401);
     good.clear();
     assert.equal(await status(), 401);
   },
 );
+
+test("[SRV-21] a token that fits into no cookie is refused, saying so", DEADLINE, async () => {
+  await using stack = new AsyncDisposableStack();
+  const auth = bearerTokens({ ["x".repeat(2_800)]: "alice", ["x".repeat(2_801)]: "alice" });
+  const { ask } = await newHttpServer(stack, { runtime: { auth } });
+  const login = (token: string) => ask("/v1/login", { token: "", method: "POST", body: { token } });
+  const longest = await login("x".repeat(2_800));
+  assert.ok(cookieOf(longest).length < 4_000);
+  const who = await ask("/v1/whoami", { token: "", headers: { cookie: cookieOf(longest) } });
+  assert.equal(who.status, 200);
+  const refused = await login("x".repeat(2_801));
+  assert.deepEqual([refused.status, refused.json["detail"]], [400, "token: has 2801 bytes, and a login takes 2800."]);
+});
 
 test("[SRV-21] while the store does not answer a login is neither good nor over", DEADLINE, async () => {
   await using stack = new AsyncDisposableStack();

@@ -71,15 +71,19 @@ export class Door {
   /**
    * Opens a login for whoever shows a good token.
    *
-   * @throws ArcpError UNAUTHENTICATED; LIMIT_EXCEEDED for an address from which too many have failed
+   * @throws ArcpError UNAUTHENTICATED; INVALID_REQUEST for a token too long; LIMIT_EXCEEDED for an address from which too many have failed
    */
-  async login(token: string, address: string): Promise<{ login: Login; secret: string }> {
+  async login(token: string, address: string): Promise<{ login: Login; cookie: string }> {
     const who = neighbourhoodOf(address);
     const waitMs = this.#failures.waitMs(who);
     if (waitMs > 0) throw tooMany("Too many logins from here have failed; wait.", waitMs);
     // Counted before the answer is known: many at once are as many.
     this.#failures.count(who);
-    const opened = await this.#runtime.logins.open(token);
+    const opened = await this.#runtime.logins.open(token).catch((error: unknown) => {
+      // A store that is away says nothing about the token.
+      this.#failures.forgive(who);
+      throw error;
+    });
     if (opened === undefined) throw new ArcpError("UNAUTHENTICATED", "body.token: is not a good token.");
     this.#failures.forgive(who);
     return opened;
@@ -91,8 +95,8 @@ export class Door {
   }
 
   async #loginOf(context: Context<Env>): Promise<Login | undefined> {
-    const secret = getCookie(context, LOGIN_COOKIE);
-    return secret === undefined ? undefined : await this.#runtime.logins.find(secret);
+    const cookie = getCookie(context, LOGIN_COOKIE);
+    return cookie === undefined ? undefined : await this.#runtime.logins.find(cookie);
   }
 }
 

@@ -46,9 +46,9 @@ export function accessRoutes(api: Api, { runtime, door, clock, logger, secureCoo
       answers: { 200: { description: "The cookie is set. Changes need the csrf_token in X-CSRF-Token.", schema: Who } },
     },
     async ({ body, context }) => {
-      const { login, secret } = await door.login(body.token, context.env.address);
+      const { login, cookie } = await door.login(body.token, context.env.address);
       const { principal, expiresAt } = login.identity;
-      setCookie(context, LOGIN_COOKIE, secret, {
+      setCookie(context, LOGIN_COOKIE, cookie, {
         httpOnly: true,
         sameSite: "Strict",
         secure: secureCookies ?? context.env.secure,
@@ -75,8 +75,8 @@ export function accessRoutes(api: Api, { runtime, door, clock, logger, secureCoo
       },
     },
     async ({ context }) => {
-      const secret = deleteCookie(context, LOGIN_COOKIE, { path: "/v1", secure: secureCookies ?? context.env.secure });
-      if (secret !== undefined) await runtime.logins.close(secret);
+      const cookie = deleteCookie(context, LOGIN_COOKIE, { path: "/v1", secure: secureCookies ?? context.env.secure });
+      if (cookie !== undefined) await runtime.logins.close(cookie);
       return context.json({ outcome: "logged_out" as const });
     },
   );

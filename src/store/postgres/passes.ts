@@ -39,7 +39,7 @@ export async function forgetPasses(
 ): Promise<number> {
   const expired = await db.run(
     `DELETE FROM $.passes WHERE pass_key IN
-       (SELECT pass_key FROM $.passes WHERE expires_at <= $now ORDER BY pass_key LIMIT $1 FOR UPDATE SKIP LOCKED)`,
+       (SELECT pass_key FROM $.passes WHERE expires_at <= (SELECT $now) ORDER BY pass_key LIMIT $1 FOR UPDATE SKIP LOCKED)`,
     limit,
   );
   const above = await db.run(

@@ -244,6 +244,53 @@ describe("PostgreSQL", { skip }, () => {
     assert.equal(queries.length, 2, queries.join("\n"));
   });
 
+  for (const known of ["nothing", "that it is small"]) {
+    test(`[STO-17] a plan that knew ${known} of each table reads no more when all are large`, async () => {
+      await using place = await Place.make();
+      await scene(await place.open(), 3);
+      const client = new pg.Client({ connectionString: place.url });
+      await client.connect();
+      const append = (n: number) =>
+        `holdfast.append_events(ARRAY['job_0'], '{1}', '{${n}}', '{${n}}', '{2}', '{NULL}', '{NULL}', '{0}',
+         '{1}', '{${n}}', '{log}', '{1}', '{2}', '{}'::text::bytea)`;
+      const storeRuns = (n: number) =>
+        `holdfast.store_runs('{sess_1}', '{1}', '{${n}}', '{${n}}', '{1}', '{job_0}', '{${n}}', '{${n}}', '{${n}}', '{f}',
+         '{1}', '{${n}}', '{1}', '{${n}}', '{${n}}')`;
+      const blocksOf = async (call: string): Promise<number> => {
+        const { rows } = await client.query(`EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) SELECT ${call}`);
+        const [{ Plan: plan }] = rows[0]["QUERY PLAN"];
+        return plan["Shared Hit Blocks"] + plan["Shared Read Blocks"];
+      };
+      /** So many copies of one row, each with other values for some columns. */
+      const multiply = (table: string, where: string, values: string) =>
+        client.query(
+          `INSERT INTO holdfast.${table} OVERRIDING SYSTEM VALUE
+         SELECT (jsonb_populate_record(NULL::holdfast.${table}, to_jsonb(t) || jsonb_build_object(${values}))).*
+         FROM (SELECT * FROM holdfast.${table} t WHERE ${where} LIMIT 1) AS t, generate_series(1000, 5999) AS i`,
+        );
+      try {
+        const tables = ["jobs", "job_heads", "sessions", "follows"];
+        for (const table of tables)
+          await client.query(`ALTER TABLE holdfast.${table} SET (autovacuum_enabled = false)`);
+        if (known !== "nothing") await client.query("ANALYZE");
+        // A plan is kept from the sixth call on.
+        for (let n = 1; n <= 10; n += 1) {
+          assert.deepEqual((await client.query(`SELECT ${append(n)} AS taken`)).rows, [{ taken: [1] }]);
+          assert.deepEqual((await client.query(`SELECT ${storeRuns(n)} AS taken`)).rows, [{ taken: [1] }]);
+        }
+        await multiply("jobs", "job_id = 'job_1'", "'job_key', i, 'job_id', 'many ' || i");
+        await multiply("job_heads", "job_key = 2", "'job_key', i");
+        await multiply("sessions", "true", "'session_key', i, 'session_id', 'many ' || i");
+        // All of them follow the one job.
+        await multiply("follows", "job_key = 1", "'session_key', i");
+        const blocks = [await blocksOf(append(11)), await blocksOf(storeRuns(11))];
+        assert.ok(Math.max(...blocks) < 100, `${blocks} blocks were read`);
+      } finally {
+        await client.end();
+      }
+    });
+  }
+
   test("[STO-3] of one call, what is stale, repeated, unknown or no text fails or succeeds alone", async () => {
     await using place = await Place.make();
     const store = await place.open();

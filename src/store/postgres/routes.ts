@@ -109,7 +109,7 @@ export async function forgetRoutes(
 ): Promise<number> {
   const expired = await db.run(
     `DELETE FROM $.routes WHERE route_id IN
-       (SELECT route_id FROM $.routes WHERE expires_at <= $now ORDER BY route_id LIMIT $1 FOR UPDATE SKIP LOCKED)`,
+       (SELECT route_id FROM $.routes WHERE expires_at <= (SELECT $now) ORDER BY route_id LIMIT $1 FOR UPDATE SKIP LOCKED)`,
     limit,
   );
   const above = await db.run(

@@ -1,9 +1,7 @@
 /** Passes that the processes on the file share (store/passes.ts). */
-import { MAX_STORED_PASSES, type PassFacet } from "../store.ts";
+import { MAX_STORED_PASSES, type PassFacet, type PassQuery } from "../store.ts";
 import type { Database } from "./database.ts";
 import type { Engine } from "./engine.ts";
-
-const ONE_ROW = { rows: 2, bytes: 0 };
 
 export function passFacet(engine: Engine): PassFacet {
   return {
@@ -29,20 +27,21 @@ export function passFacet(engine: Engine): PassFacet {
         { rows: 2, bytes: content.length },
       );
     },
-    find: ({ kind, hash, now }) =>
-      engine.read(
-        (db) => db.get<{ content: string }>(`SELECT content FROM passes WHERE ${GOOD}`, hash, kind, now)?.content,
-      ),
-    take: ({ kind, hash, now }) =>
-      engine.write(
-        (db) =>
-          db.get<{ content: string }>(`DELETE FROM passes WHERE ${GOOD} RETURNING content`, hash, kind, now)?.content,
-        ONE_ROW,
-      ),
+    find: (query) => engine.read((db) => contentOf(db, SELECT, query)),
+    async take(query) {
+      // Whoever guesses is not worth a place in the queue of writes.
+      if ((await engine.read((db) => contentOf(db, SELECT, query))) === undefined) return undefined;
+      return await engine.write((db) => contentOf(db, TAKE, query), { rows: 2, bytes: 0 });
+    },
   };
 }
 
 const GOOD = "hash = ? AND kind = ? AND expires_at > ?";
+const SELECT = `SELECT content FROM passes WHERE ${GOOD}`;
+const TAKE = `DELETE FROM passes WHERE ${GOOD} RETURNING content`;
+
+const contentOf = (db: Database, sql: string, { kind, hash, now }: PassQuery): string | undefined =>
+  db.get<{ content: string }>(sql, hash, kind, now)?.content;
 
 /** For the janitor. @returns how many went */
 export function forgetPasses(db: Database, given: { now: number; most?: number | undefined; limit: number }): number {

@@ -113,7 +113,7 @@ CREATE TABLE $.follows (
   PRIMARY KEY (session_key, job_key)
 ) WITH (fillfactor = 70);
 CREATE INDEX follows_open ON $.follows (session_key, ordinal) WHERE open;
-CREATE INDEX follows_by_job ON $.follows (job_key);
+CREATE INDEX follows_by_job ON $.follows (job_key, session_key);
 
 CREATE TABLE $.runs (
   session_key BIGINT NOT NULL,
@@ -250,7 +250,8 @@ CREATE INDEX debts_by_record ON $.upstream_debts (owner, record_id);
 
 -- The two functions of the hot path look up few rows of tables that grow, under plans that are kept, and made without
 -- knowing how few. So nothing is left to choose: a lookup is a subquery for each of what was given, in its order, with a
--- LIMIT 1 that keeps conditions, and with them other indexes, out of it.
+-- LIMIT 1 that keeps conditions, and with them other indexes, out of it; and an update names its keys as a list as well,
+-- so that at worst it reads those rows for each of them.
 
 -- Appends to many logs in one round trip. An item is a batch of one job. Taken is what goes on where its job's log
 -- ends, under the epoch that runs; an end only of what is no turn of a conversation. What is not taken changed nothing.
@@ -291,7 +292,7 @@ BEGIN
     result_n = coalesce(h.result_n, result_ns[done.item]), state = coalesce(ends[done.item], h.state),
     ended_at = CASE WHEN ends[done.item] IS NOT NULL THEN nows[done.item] END,
     run_epoch = h.run_epoch + (ends[done.item] IS NOT NULL)::int
-  FROM unnest(taken, keys) AS done(item, job_key) WHERE h.job_key = done.job_key;
+  FROM unnest(taken, keys) AS done(item, job_key) WHERE h.job_key = done.job_key AND h.job_key = ANY(keys);
   RETURN taken;
 END
 $body$;
@@ -310,6 +311,7 @@ DECLARE
   session_by_follow BIGINT[] := array_fill(NULL::bigint, ARRAY[cardinality(follow_items)]);
   job_by_follow BIGINT[] := session_by_follow;
   fenced INT[];
+  fenced_keys BIGINT[];
   broken INT[];
   taken INT[];
 BEGIN
@@ -326,7 +328,7 @@ BEGIN
     LIMIT 1 FOR NO KEY UPDATE
   ) AS follow
   WHERE follow.open AND follow.position_n < given.first_n;
-  SELECT array_agg(given.item) INTO fenced FROM (
+  SELECT array_agg(given.item), array_agg(given.session_key) INTO fenced, fenced_keys FROM (
     SELECT item::int, epoch, first_seq,
       (SELECT s.session_key FROM $.sessions s WHERE s.session_id = sending.session_id) AS session_key
     FROM unnest(session_ids, epochs, first_seqs) WITH ORDINALITY AS sending(session_id, epoch, first_seq, item)
@@ -356,9 +358,12 @@ BEGIN
   UPDATE $.follows f SET position_n = last_ns[done.follow], last_seq = coalesce(seqs[done.follow], f.last_seq),
     open = NOT ending[done.follow]
   FROM unnest(moved, session_keys, job_keys) AS done(follow, session_key, job_key)
-  WHERE f.session_key = done.session_key AND f.job_key = done.job_key AND follow_items[done.follow] = ANY(taken);
-  UPDATE $.sessions s SET last_seq = last_seqs[done.item] FROM unnest(taken) AS done(item)
-  WHERE s.session_id = session_ids[done.item] AND s.last_seq <> last_seqs[done.item];
+  WHERE f.session_key = done.session_key AND f.job_key = done.job_key AND follow_items[done.follow] = ANY(taken)
+    AND f.session_key = ANY(session_keys) AND f.job_key = ANY(job_keys);
+  UPDATE $.sessions s SET last_seq = last_seqs[done.item]
+  FROM unnest(fenced, fenced_keys) AS done(item, session_key)
+  WHERE s.session_key = done.session_key AND s.session_key = ANY(fenced_keys) AND done.item = ANY(taken)
+    AND s.last_seq <> last_seqs[done.item];
   RETURN taken;
 END
 $body$;

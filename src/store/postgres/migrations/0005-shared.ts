@@ -23,7 +23,7 @@ CREATE INDEX routes_by_expiry ON $.routes (expires_at);
 
 CREATE TABLE $.passes (          -- logins and tickets
   pass_key BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-  hash TEXT NOT NULL UNIQUE,     -- of a secret that is stored nowhere
+  hash TEXT NOT NULL UNIQUE,     -- of what only its holder has
   kind TEXT NOT NULL,
   principal TEXT NOT NULL,
   content TEXT NOT NULL,
