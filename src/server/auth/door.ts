@@ -71,7 +71,8 @@ export class Door {
   /**
    * Opens a login for whoever shows a good token.
    *
-   * @throws ArcpError UNAUTHENTICATED; INVALID_REQUEST for a token too long; LIMIT_EXCEEDED for an address from which too many have failed
+   * @throws ArcpError UNAUTHENTICATED; INVALID_REQUEST for a token too long; LIMIT_EXCEEDED for an address from which
+   *   too many have failed; STORE_UNAVAILABLE
    */
   async login(token: string, address: string): Promise<{ login: Login; cookie: string }> {
     const who = neighbourhoodOf(address);

@@ -10,10 +10,11 @@ import { restarts } from "./migrations/0002-restarts.ts";
 import { epochFloor } from "./migrations/0003-epoch-floor.ts";
 import { deliveries } from "./migrations/0004-deliveries.ts";
 import { shared } from "./migrations/0005-shared.ts";
+import { passes } from "./migrations/0006-passes.ts";
 import type { Migration } from "./migrations/migration.ts";
 
 /** In order. */
-const MIGRATIONS: readonly Migration[] = [spine, restarts, epochFloor, deliveries, shared];
+const MIGRATIONS: readonly Migration[] = [spine, restarts, epochFloor, deliveries, shared, passes];
 
 export interface MigrationOptions {
   schema: string;

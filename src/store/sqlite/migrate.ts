@@ -14,6 +14,7 @@ import { deliveries } from "./migrations/0007-deliveries.ts";
 import { restarts } from "./migrations/0008-restarts.ts";
 import { epochFloor } from "./migrations/0009-epoch-floor.ts";
 import { shared } from "./migrations/0010-shared.ts";
+import { passes } from "./migrations/0011-passes.ts";
 import type { Migration } from "./migrations/migration.ts";
 
 /** In order. */
@@ -28,6 +29,7 @@ const MIGRATIONS: readonly Migration[] = [
   restarts,
   epochFloor,
   shared,
+  passes,
 ];
 
 /**

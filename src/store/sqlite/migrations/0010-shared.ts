@@ -1,7 +1,4 @@
-/**
- * What nodes share beside their work: where to deliver for a route key, who is logged in, and
- * which version each of them is.
- */
+/** What nodes share beside their work: where to deliver for a route key, and which version each of them is. */
 import type { Migration } from "./migration.ts";
 
 export const shared: Migration = {
@@ -20,16 +17,5 @@ CREATE TABLE routes (
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX routes_by_age ON routes (updated_at, route_id);
 CREATE INDEX routes_by_expiry ON routes (expires_at);
-
-CREATE TABLE passes (            -- logins and tickets
-  pass_key INTEGER PRIMARY KEY,
-  hash TEXT NOT NULL UNIQUE,     -- of what only its holder has
-  kind TEXT NOT NULL,
-  principal TEXT NOT NULL,
-  content TEXT NOT NULL,
-  expires_at REAL NOT NULL
-) STRICT;
-CREATE INDEX passes_by_principal ON passes (principal, kind, pass_key);
-CREATE INDEX passes_by_expiry ON passes (expires_at);
 `,
 };
