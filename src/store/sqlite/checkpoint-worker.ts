@@ -6,8 +6,8 @@ import type { CheckpointOrder, CheckpointReport } from "./checkpointer.ts";
 import { Database } from "./database.ts";
 
 /**
- * How long to wait for other processes when the log is to be truncated. This process waits meanwhile;
- * a truncation that does not come about is ordered again.
+ * How long to wait for other processes when the log is to start over. This process waits meanwhile;
+ * what does not come about is ordered again.
  */
 const BUSY_TIMEOUT_MS = 20;
 
@@ -21,8 +21,11 @@ if (port === null) {
 
 const db = new Database(String(workerData), { busyTimeoutMs: BUSY_TIMEOUT_MS });
 
+/** What is done after a passive checkpoint, which comes first in any case: it copies all or nearly all, and holds up nobody. */
+const MODES = { checkpoint: undefined, restart: "RESTART", stop: "TRUNCATE" } as const;
+
 /** @returns the size of the log */
-function checkpoint(mode: "PASSIVE" | "TRUNCATE"): number {
+function checkpoint(mode: "PASSIVE" | "RESTART" | "TRUNCATE"): number {
   const progress = db.get<{ log: number }>(`PRAGMA wal_checkpoint(${mode})`);
   return (progress?.log ?? 0) * FRAME_BYTES;
 }
@@ -30,9 +33,9 @@ function checkpoint(mode: "PASSIVE" | "TRUNCATE"): number {
 port.on("message", (order: CheckpointOrder) => {
   let report: CheckpointReport;
   try {
-    // The passive one first in any case: it copies all or nearly all, and holds up nobody.
     const walBytes = checkpoint("PASSIVE");
-    report = { walBytes: order === "checkpoint" ? walBytes : checkpoint("TRUNCATE") };
+    const mode = MODES[order];
+    report = { walBytes: mode === undefined ? walBytes : checkpoint(mode) };
   } catch (error) {
     report = { error: error instanceof Error ? error.message : String(error) };
   }

@@ -3,7 +3,8 @@
  * megabytes, so it runs in a worker thread. A passive checkpoint disturbs nobody, but the log starts
  * over only when a writer finds all of it copied, which under steady writing never happens. So once the
  * log is above its cap, the writes of this process pause for the few milliseconds in which the worker
- * copies the rest and truncates it.
+ * copies the rest. The file is then written again from its beginning: a write over what is there costs
+ * half as much as one that makes a file longer. What is above the cap is cut off.
  *
  * The worker starts when there is first something to do, never keeps the process alive, and when it
  * fails the connection falls back to SQLite's own checkpoints on the main thread, which are slower for
@@ -16,8 +17,8 @@ import type { Database } from "./database.ts";
 /** A checkpoint is asked for after about this much was committed. */
 const CHECKPOINT_BYTES = 4 * 1024 * 1024;
 
-/** Above this size the log is made to start over. */
-const WAL_CAP_BYTES = 64 * 1024 * 1024;
+/** Above this size the log is made to start over; its file keeps this much until the last process closes it. */
+export const WAL_CAP_BYTES = 64 * 1024 * 1024;
 
 /** What a commit writes besides its payloads: whole pages for rows of a few bytes. */
 const BYTES_PER_COMMIT = 8 * 4096;
@@ -26,8 +27,8 @@ const BYTES_PER_WRITE = 2 * 4096;
 /** SQLite's own default, in pages. */
 const FALLBACK_AUTOCHECKPOINT_PAGES = 1_000;
 
-/** `"checkpoint"` copies what it can, `"truncate"` makes the log start over, `"stop"` does that and ends. */
-export type CheckpointOrder = "checkpoint" | "truncate" | "stop";
+/** `"checkpoint"` copies what it can, `"restart"` makes the log start over, `"stop"` empties it and ends. */
+export type CheckpointOrder = "checkpoint" | "restart" | "stop";
 
 /** What one order came to: the size of the log, or why it failed. */
 export type CheckpointReport = { walBytes: number } | { error: string };
@@ -39,14 +40,14 @@ export class Checkpointer {
   #worker: Worker | undefined;
   #committedBytes = 0;
   #pause: { over: Promise<void>; end: () => void } | undefined;
-  #truncating = false;
+  #restarting = false;
 
   constructor(file: string, logger: Logger) {
     this.#file = file;
     this.#logger = logger;
   }
 
-  /** While it is set, no transaction is to begin: the log is being truncated, or has outgrown the worker. */
+  /** While it is set, no transaction is to begin: the log is made to start over, or has outgrown the worker. */
   get pause(): Promise<void> | undefined {
     return this.#pause?.over;
   }
@@ -102,8 +103,8 @@ export class Checkpointer {
   }
 
   #reported(report: CheckpointReport): void {
-    const truncated = this.#truncating;
-    this.#truncating = false;
+    const restarted = this.#restarting;
+    this.#restarting = false;
     this.#endPause();
     if ("error" in report) {
       this.#logger.warn({ file: this.#file, reason: report.error }, "a checkpoint failed and will be tried again");
@@ -111,10 +112,10 @@ export class Checkpointer {
     if (this.#state !== "working") {
       return;
     }
-    if ("walBytes" in report && report.walBytes > WAL_CAP_BYTES && !truncated) {
-      this.#truncating = true;
+    if ("walBytes" in report && report.walBytes > WAL_CAP_BYTES && !restarted) {
+      this.#restarting = true;
       this.#startPause();
-      this.#order("truncate");
+      this.#order("restart");
     } else {
       this.#state = "idle";
     }

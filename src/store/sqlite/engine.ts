@@ -15,7 +15,7 @@
 import { type Clock, sleep } from "../../clock.ts";
 import type { Logger } from "../../logger.ts";
 import { type Durability, type Hint, StoreRefusal, StoreUnavailable } from "../store.ts";
-import { Checkpointer } from "./checkpointer.ts";
+import { Checkpointer, WAL_CAP_BYTES } from "./checkpointer.ts";
 import { Database, isBusy, isEngineError } from "./database.ts";
 import { migrate } from "./migrate.ts";
 
@@ -83,8 +83,9 @@ export class Engine {
           if (mode !== "wal") {
             throw new StoreUnavailable(`${file} cannot be put into WAL mode (it stays in "${mode}")`);
           }
-          // Checkpoints are the checkpointer's work.
+          // Checkpoints are the checkpointer's work. A log that had outgrown its cap is cut by whoever begins it anew.
           opened.script(`PRAGMA wal_autocheckpoint = 0;
+            PRAGMA journal_size_limit = ${WAL_CAP_BYTES};
             PRAGMA synchronous = ${durability === "power" ? "FULL" : "NORMAL"};`);
           migrate(opened, clock.wall());
         } catch (error) {

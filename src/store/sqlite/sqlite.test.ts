@@ -410,13 +410,13 @@ test("[STO-9] a log that grew because somebody read for long is cut when the rea
     using reader = new DatabaseSync(place.file);
     reader.exec("BEGIN");
     reader.prepare("SELECT count(*) FROM jobs").get();
-    while (walBytes() < 80 * 1024 * 1024) {
+    while (walBytes() < 100 * 1024 * 1024) {
       await append(store, ++n, payload);
     }
   }
   // Merely starting over would leave the file as long as it was.
   const grown = n;
-  while (walBytes() > 40 * 1024 * 1024) {
+  while (walBytes() > 70 * 1024 * 1024) {
     await append(store, ++n, payload);
     assert.ok(n < grown + 400, "200 MiB later the log is still as long");
   }
