@@ -26,7 +26,7 @@ import { heldKey, holdKey } from "./idempotency.ts";
 import { headOf, insertJob, type JobHead, runsTooMany, unknownJob, wishEnd } from "./jobs.ts";
 import { requireLiveNode } from "./live-node.ts";
 import { storeReply } from "./replies.ts";
-import { fence, type SessionRow } from "./sessions.ts";
+import { type FencedSession, fence } from "./sessions.ts";
 
 export function requestFacet(engine: Engine): RequestFacet {
   return {
@@ -63,7 +63,7 @@ export function framed<Outcome>(
   return { answer: { ...outcome, frame }, frame };
 }
 
-function processed(db: Database, session: SessionRow, request: RequestRef): Duplicate | undefined {
+function processed(db: Database, session: FencedSession, request: RequestRef): Duplicate | undefined {
   const row = db.get<{ frame: string | null }>(
     "SELECT frame FROM requests WHERE session_key = ? AND message_id = ?",
     session.session_key,
@@ -76,7 +76,7 @@ function processed(db: Database, session: SessionRow, request: RequestRef): Dupl
 export function once<Answer>(
   db: Database,
   request: RequestRef,
-  act: (session: SessionRow) => Done<Answer>,
+  act: (session: FencedSession) => Done<Answer>,
 ): Answer | Duplicate {
   const session = fence(db, request);
   const before = processed(db, session, request);
@@ -92,7 +92,7 @@ export function once<Answer>(
 function wanted<Answer>(
   db: Database,
   request: RequestRef & Abandonable,
-  act: (session: SessionRow) => Done<Answer>,
+  act: (session: FencedSession) => Done<Answer>,
 ): Answer | Duplicate {
   if (request.abandoned?.() === true) {
     throw new StoreRefusal("abandoned", "the sender was told that nothing was done");
@@ -102,7 +102,7 @@ function wanted<Answer>(
 
 // ------------------------------------------------------------------------------------------- submit
 
-function submit(db: Database, session: SessionRow, request: SubmitRequest): SubmitOutcome {
+function submit(db: Database, session: FencedSession, request: SubmitRequest): SubmitOutcome {
   requireLiveNode(db, request.nodeId);
   return (
     repeatedSubmit(db, session, request) ?? repeatedMessage(db, session, request) ?? newSubmit(db, session, request)
@@ -110,7 +110,7 @@ function submit(db: Database, session: SessionRow, request: SubmitRequest): Subm
 }
 
 /** What an idempotency key that is still held makes of the submit; `undefined` when nothing. */
-function repeatedSubmit(db: Database, session: SessionRow, request: SubmitRequest): SubmitOutcome | undefined {
+function repeatedSubmit(db: Database, session: FencedSession, request: SubmitRequest): SubmitOutcome | undefined {
   const held = request.idempotency && heldKey(db, request.principal, request.idempotency.key, request.now);
   const head = held && headOf(db, held.jobId);
   if (held === undefined || head === undefined) {
@@ -124,7 +124,7 @@ function repeatedSubmit(db: Database, session: SessionRow, request: SubmitReques
 }
 
 /** What a message makes of the submit that was a turn of its conversation before. */
-function repeatedMessage(db: Database, session: SessionRow, request: SubmitRequest): SubmitOutcome | undefined {
+function repeatedMessage(db: Database, session: FencedSession, request: SubmitRequest): SubmitOutcome | undefined {
   const known = request.turn && repeatedTurn(db, request.turn);
   const head = known && headOf(db, known.jobId);
   if (head === undefined || known === undefined) return undefined;
@@ -136,7 +136,7 @@ function repeatedMessage(db: Database, session: SessionRow, request: SubmitReque
 /** The job is followed again from its first kept event, with the right to cancel it. */
 function repeated(
   db: Database,
-  session: SessionRow,
+  session: FencedSession,
   head: JobHead,
   job: { jobId: string; acceptedPayload: string },
 ): SubmitOutcome {
@@ -149,7 +149,7 @@ function repeated(
   return { outcome: "repeated", traceId: head.trace_id, positionN, ...job };
 }
 
-function newSubmit(db: Database, session: SessionRow, request: SubmitRequest): SubmitOutcome {
+function newSubmit(db: Database, session: FencedSession, request: SubmitRequest): SubmitOutcome {
   if (runsTooMany(db, request.principal, request.maxRunningJobsPerPrincipal)) {
     return { outcome: "limit_exceeded" };
   }
@@ -174,7 +174,7 @@ function newSubmit(db: Database, session: SessionRow, request: SubmitRequest): S
 // ------------------------------------------------------------------------------------------ follows
 
 /** The position of the session's open follow of a job. */
-function openFollow(db: Database, session: SessionRow, head: JobHead): number | undefined {
+function openFollow(db: Database, session: FencedSession, head: JobHead): number | undefined {
   return db.get<{ position_n: number }>(
     "SELECT position_n FROM follows WHERE session_key = ? AND job_key = ? AND open = 1",
     session.session_key,
@@ -182,7 +182,7 @@ function openFollow(db: Database, session: SessionRow, head: JobHead): number | 
   )?.position_n;
 }
 
-function follow(db: Database, session: SessionRow, request: FollowRequest): FollowOutcome {
+function follow(db: Database, session: FencedSession, request: FollowRequest): FollowOutcome {
   const head = headOf(db, request.jobId);
   if (head === undefined) {
     throw unknownJob(request.jobId);
@@ -204,7 +204,7 @@ function follow(db: Database, session: SessionRow, request: FollowRequest): Foll
   };
 }
 
-function unfollow(db: Database, session: SessionRow, jobId: string): { outcome: "unfollowed" } {
+function unfollow(db: Database, session: FencedSession, jobId: string): { outcome: "unfollowed" } {
   db.run(
     `UPDATE follows SET open = 0
      WHERE session_key = ? AND job_key = (SELECT job_key FROM jobs WHERE job_id = ?) AND open = 1`,
@@ -328,7 +328,7 @@ function visibleIn(db: Database, head: JobHead, submitter: Submitter, firstN: nu
 // ------------------------------------------------------------------------------------------- cancel
 
 /** Whether the session has submitted the job, itself or by repeating a key, or the job's parent. */
-function mayCancel(db: Database, session: SessionRow, head: JobHead): boolean {
+function mayCancel(db: Database, session: FencedSession, head: JobHead): boolean {
   const granted = db.get(
     "SELECT 1 FROM follows WHERE session_key = ? AND job_key = ? AND can_cancel = 1",
     session.session_key,
@@ -337,7 +337,7 @@ function mayCancel(db: Database, session: SessionRow, head: JobHead): boolean {
   return granted !== undefined || head.session_key === session.session_key;
 }
 
-function cancel(db: Database, session: SessionRow, request: CancelRequest): CancelOutcome {
+function cancel(db: Database, session: FencedSession, request: CancelRequest): CancelOutcome {
   const head = headOf(db, request.jobId);
   if (head === undefined) {
     throw unknownJob(request.jobId);

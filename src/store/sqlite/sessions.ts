@@ -27,7 +27,7 @@ import { owedChildren, owedReplies, settleReplies, storeChildReply } from "./rep
 /** Tokens that stay valid after the one that was presented last (RES-6). */
 const NEWEST_TOKENS = 7;
 
-export interface SessionRow {
+interface SessionRow {
   session_key: number;
   session_id: string;
   principal: string;
@@ -47,9 +47,18 @@ export interface SessionRow {
 const SESSION_COLUMNS = `session_key, session_id, principal, client_name, features, resume_window_ms, connection_epoch,
   node_id, resumable_until, instance, attempt, last_seq, acked_seq, seq_floor`;
 
+/** What a connection's requests need of its session. Each of them looks, and each column costs. */
+export type FencedSession = Pick<
+  SessionRow,
+  "session_key" | "principal" | "connection_epoch" | "last_seq" | "acked_seq" | "seq_floor"
+>;
+
 /** The session of the newest connection. @throws StoreRefusal superseded, also for a session that is gone */
-export function fence(db: Database, ref: ConnectionRef): SessionRow {
-  const session = db.get<SessionRow>(`SELECT ${SESSION_COLUMNS} FROM sessions WHERE session_id = ?`, ref.sessionId);
+export function fence(db: Database, ref: ConnectionRef): FencedSession {
+  const session = db.get<FencedSession>(
+    "SELECT session_key, principal, connection_epoch, last_seq, acked_seq, seq_floor FROM sessions WHERE session_id = ?",
+    ref.sessionId,
+  );
   if (session === undefined || session.connection_epoch !== ref.connectionEpoch) {
     throw new StoreRefusal(
       "superseded",
