@@ -234,6 +234,12 @@ test("[CLI-6] a wrong token, an unreachable server, an unknown agent and job are
     1,
     /cannot be reached.*ECONNREFUSED.*holdfast serve/,
   );
+  const bare = url.replace("/arcp", "");
+  assertOneLine(
+    await holdfast(["jobs", "--url", bare, "--token", "t"]),
+    1,
+    /cannot be reached.*404.*that of `holdfast serve` is \/arcp/,
+  );
   assertOneLine(
     await holdfast(["submit", "dance"]),
     1,

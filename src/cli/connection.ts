@@ -73,10 +73,11 @@ export async function openSession(target: Target, options: Partial<ConnectOption
       throw new Problem(`${target.url} refuses the token; give a good one with --token or HOLDFAST_TOKEN.`, 1, error);
     }
     if (error instanceof ArcpError) throw new Problem(`${target.url} refuses the session: ${oneLine(error)}`, 1, error);
-    throw new Problem(
-      `${target.url} cannot be reached (${oneLine(error)}) Start it with \`holdfast serve\`, or give another --url.`,
-      1,
-      error,
-    );
+    const why = oneLine(error);
+    // As `ws` tells it: it was HTTP that answered.
+    const remedy = why.includes("server response")
+      ? "A server answers, but has no runtime at this path; that of `holdfast serve` is /arcp."
+      : "Start it with `holdfast serve`, or give another --url.";
+    throw new Problem(`${target.url} cannot be reached (${why}) ${remedy}`, 1, error);
   }
 }
