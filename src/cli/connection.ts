@@ -74,8 +74,8 @@ export async function openSession(target: Target, options: Partial<ConnectOption
     }
     if (error instanceof ArcpError) throw new Problem(`${target.url} refuses the session: ${oneLine(error)}`, 1, error);
     const why = oneLine(error);
-    // As `ws` tells it: it was HTTP that answered.
-    const remedy = why.includes("server response")
+    // As `ws` tells it. Any other status is a refusal of the server's own, or of what stands before it.
+    const remedy = why.includes("server response: 404")
       ? "A server answers, but has no runtime at this path; that of `holdfast serve` is /arcp."
       : "Start it with `holdfast serve`, or give another --url.";
     throw new Problem(`${target.url} cannot be reached (${why}) ${remedy}`, 1, error);

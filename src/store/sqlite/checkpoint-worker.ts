@@ -21,7 +21,7 @@ if (port === null) {
 
 const db = new Database(String(workerData), { busyTimeoutMs: BUSY_TIMEOUT_MS });
 
-/** What is done after a passive checkpoint, which comes first in any case: it copies all or nearly all, and holds up nobody. */
+/** What is done after a passive checkpoint, which comes first: it copies all or nearly all, and holds up nobody. */
 const MODES = { checkpoint: undefined, restart: "RESTART", stop: "TRUNCATE" } as const;
 
 /** @returns the size of the log */
